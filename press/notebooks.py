@@ -1,0 +1,114 @@
+"""Writes `book/*.ipynb`: plain markdown, live sliders, and the outputs that nbval compares.
+
+`book/*.md` is the source. The notebooks are committed so that Colab can open them, previews show
+pictures, and a wrong number turns nbval red. `check` runs nothing; it fails when a notebook is
+not its chapter's, or was not run from top to bottom: nbval skips a cell without a count.
+"""
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from press import ROOT, BookError
+from press.chapters import Chapter, chapters, pages
+from press.execute import run
+from press.plain import Plain
+from press.repository import committed_url
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "language_info": {"name": "python"},
+}
+
+
+def _plain() -> Plain:
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in pages()]
+    claims = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8")) or {}
+    plain = Plain(texts)
+    plain.labels |= {f"claim-{name.replace('/', '-')}": name for name in claims}
+    return plain
+
+
+def notebook(chapter: Chapter, plain: Plain) -> nbformat.NotebookNode:
+    """The chapter as a notebook without outputs, with fixed cell ids."""
+    found = chapter.read()
+    for number, cell in enumerate(found.cells):
+        if cell.cell_type == "markdown":
+            cell.source = plain(cell.source)
+        cell.id = f"cell-{number:03d}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    found.cells = [cell for cell in found.cells if cell.source]
+    found.metadata = nbformat.from_dict(METADATA)
+    found.nbformat, found.nbformat_minor = 4, 5
+    return found
+
+
+def _strip(executed: nbformat.NotebookNode) -> None:
+    """Drop what differs between two runs: ids of widgets whose kernel is gone."""
+    executed.metadata = nbformat.from_dict(METADATA)
+    for cell in executed.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+
+
+def _problems(chapter: Chapter, plain: Plain) -> list[str]:
+    path = ROOT / chapter.notebook
+    if not path.is_file():
+        return [f"{chapter.notebook} is missing"]
+    have, want = nbformat.read(path, as_version=4), notebook(chapter, plain)
+
+    def face(cell):
+        return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ()))
+
+    if [face(c) for c in have.cells] != [face(c) for c in want.cells]:
+        return [f"{chapter.notebook} is not {chapter.path}'s: its cells differ"]
+    code = [cell for cell in have.cells if cell.cell_type == "code"]
+    counts = [cell.execution_count for cell in code]
+    problems = []
+    if counts != list(range(1, len(code) + 1)):
+        problems.append(f"{chapter.notebook} was not run once from top to bottom (counts {counts})")
+    outputs = [output for cell in code for output in cell.outputs]
+    if any(o.output_type == "error" or (o.output_type == "stream" and o.name == "stderr") for o in outputs):
+        problems.append(f"{chapter.notebook} stores an error or a warning")
+    return problems
+
+
+def _chosen(paths: list[Path]) -> list[Chapter]:
+    every = chapters(committed_url())
+    if not paths:
+        return every
+    by_name = {c.name: c for c in every}
+    if unknown := [p for p in paths if p.stem not in by_name]:
+        raise BookError(f"no chapter of that name: {unknown[0]} (there are {', '.join(by_name)})")
+    return [by_name[p.stem] for p in paths]
+
+
+def write(paths: list[Path]) -> None:
+    """Run chapters with live sliders and store their outputs as the new reference."""
+    plain = _plain()
+    jobs = [(c, notebook(c, plain)) for c in _chosen(paths)]
+    run(jobs, static=False)
+    for chapter, executed in jobs:
+        _strip(executed)
+        nbformat.validate(executed)
+        part = ROOT / chapter.notebook.with_suffix(".part")
+        part.write_text(nbformat.writes(executed) + "\n", encoding="utf-8")
+        part.replace(ROOT / chapter.notebook)
+    check(paths)
+
+
+def check(paths: list[Path]) -> None:
+    """Fail when a notebook is stale, incomplete, or belongs to no chapter.
+
+    Raises:
+        BookError: one line per notebook that is wrong, and the way out.
+    """
+    plain, chosen = _plain(), _chosen(paths)
+    problems = [problem for chapter in chosen for problem in _problems(chapter, plain)]
+    known = {c.notebook.name for c in chapters(committed_url())}
+    problems += [f"book/{p.name} belongs to no chapter" for p in sorted((ROOT / "book").glob("*.ipynb")) if p.name not in known]
+    if problems:
+        raise BookError("\n".join([*problems, "`make notebooks` writes them anew"]))
+    print(f"{len(chosen)} notebooks are in step with their chapters")
