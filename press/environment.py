@@ -6,6 +6,7 @@ The Makefile calls this before everything else, with whatever Python the machine
 standard library only, and syntax that Python 3.6 still parses: an old Python gets a sentence, not
 a SyntaxError. Every refusal is one line and exit status 2.
 """
+
 import argparse
 import hashlib
 import importlib.util
@@ -30,7 +31,7 @@ class Problem(Exception):
 def check_python(version):
     if tuple(version[:2]) < OLDEST:
         wanted, found = ".".join(map(str, OLDEST)), ".".join(map(str, version[:3]))
-        raise Problem(f"Python {wanted} or newer is needed, this is {found}; name another: make book PYTHON=python3.12")
+        raise Problem(f"Python {wanted} or newer is needed, this is {found}; name one: make book PYTHON=python3.12")
 
 
 def check_modules(find=importlib.util.find_spec):
@@ -46,7 +47,7 @@ def check_folder(root, venv):
     try:
         venv.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # a file in the way, a read-only folder, a full disk
-        raise Problem(f"cannot make the folder {venv}: {error.strerror}; choose another: make book VENV=FOLDER") from None
+        raise Problem(f"cannot make {venv}: {error.strerror}; choose another folder: make book VENV=FOLDER") from None
     if not os.access(str(venv), os.W_OK):
         raise Problem(f"cannot write in {venv}; choose another folder: make book VENV=FOLDER")
     if any(venv.iterdir()) and not (venv / STAMP).is_file() and not (venv / "pyvenv.cfg").is_file():
@@ -76,7 +77,7 @@ def version_of(venv):
     if not python_of(venv).exists():
         return None
     probe = [str(python_of(venv)), "-c", "import pip, sys; print(*sys.version_info[:3])"]
-    answer = subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+    answer = subprocess.run(probe, capture_output=True, text=True)
     return tuple(map(int, answer.stdout.split())) if answer.returncode == 0 else None
 
 
@@ -87,13 +88,15 @@ def create(venv):
         return
     if not ours:  # somebody's own environment is used as it is, and never deleted
         if found is None:
-            raise Problem(f"the environment {venv} has no working pip; delete it, or choose another: make VENV=FOLDER")
-        return check_python(found)
+            raise Problem(f"{venv} has no working pip; delete it, or choose another: make book VENV=FOLDER")
+        check_python(found)
+        return
     for entry in venv.iterdir():
         shutil.rmtree(str(entry)) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     (venv / STAMP).write_text(UNFINISHED)  # first of all, so that an interrupted one is known as the book's
-    made = subprocess.run([sys.executable, "-m", "venv", str(venv)],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)  # fmt: skip
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", str(venv)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if made.returncode:
         raise Problem(f"python -m venv {venv} failed: {(made.stdout.strip() or 'no reason given').splitlines()[-1]}")
 
@@ -104,10 +107,20 @@ def run_pip(venv, requirements):
     Returns:
         Its exit status, and all the lines it printed.
     """
-    command = [str(python_of(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
-               "--progress-bar", "off", "-r", str(requirements)]  # fmt: skip
+    command = [
+        str(python_of(venv)),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "-r",
+        str(requirements),
+    ]
     terminal, said = sys.stdout.isatty(), []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True) as pip:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         for line in pip.stdout:
             said.append(line.strip())
             if terminal and said[-1].startswith(("Collecting", "Downloading", "Installing")):
@@ -119,7 +132,7 @@ def run_pip(venv, requirements):
 
 def explain(said):
     """One line made of pip's many: its last error, and what usually helps."""
-    errors = [line[len("ERROR:"):].strip() for line in said if line.startswith("ERROR:")]
+    errors = [line[len("ERROR:") :].strip() for line in said if line.startswith("ERROR:")]
     last = (errors or said or ["no reason given"])[-1]
     if any("Retrying (" in line for line in said):
         hint = "the package index did not answer; is there a network?"
@@ -131,8 +144,10 @@ def explain(said):
 def announce(venv, cpu, system):
     print(f"installing requirements.txt into {venv}: once, a minute and the download", flush=True)
     if system == "Linux" and not cpu and not list(venv.glob("lib/python*/site-packages/torch")):
-        print("torch from the default index may bring 2.7 GB of CUDA packages; "
-              "`make book TORCH=cpu` avoids that", flush=True)  # fmt: skip
+        print(
+            "torch from the default index may bring 2.7 GB of CUDA packages; `make book TORCH=cpu` avoids that",
+            flush=True,
+        )
 
 
 def prepare(root, venv, cpu, pip=run_pip):
