@@ -8,6 +8,7 @@ inconclusive judgement satisfies neither, so a diverged run (NaN) can never pass
 The claims ledger is computed from the records that requirements leave in a notebook's outputs
 (the media type `MIME`). What they print is rounded to what every machine reproduces.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -112,7 +113,9 @@ def exactly(what: str, left, right) -> Judgement:
         if isinstance(side, float) or getattr(side, "dtype", None) is not None:
             raise ValueError(f"{what}: {name} must be exact (sympy, Fraction or int), got {type(side).__name__}")
     gap = sympy.simplify(sympy.sympify(left) - sympy.sympify(right))
-    zero = gap.is_zero_matrix if hasattr(gap, "is_zero_matrix") else gap.is_zero
+    entries = list(gap) if isinstance(gap, sympy.MatrixBase) else [gap]
+    zeros = [entry.equals(0) for entry in entries]
+    zero = False if False in zeros else None if None in zeros else True
     if zero is None:
         return Judgement(what, "inconclusive", "difference not decided", identity=True)
     evidence = "difference 0, exactly" if zero else f"difference {gap}, not 0"
@@ -177,8 +180,9 @@ def mean_close(what: str, samples, expected: float, *, tolerance: float) -> Judg
     tolerance, expected = _positive("tolerance", tolerance), _finite("expected", expected)
     mean, error, n = _mean(what, samples)
     gap = abs(mean - expected)
-    evidence = (f"{mean:.3g} +- {error:.1g} (n = {n}) against {expected:.3g}, "
-                f"gap {_sign(gap, tolerance)} {tolerance:.2g}")
+    evidence = (
+        f"{mean:.3g} +- {error:.1g} (n = {n}) against {expected:.3g}, gap {_sign(gap, tolerance)} {tolerance:.2g}"
+    )
     return Judgement(what, _mean_verdict(tolerance - gap, error), evidence)
 
 
@@ -231,8 +235,10 @@ def _line(record: Record) -> str:
 
 def _page(record: Record) -> str:
     """The line as the static page shows it, with a link to its row of the ledger."""
-    link = (f'<span class="check-what">{html.escape(record.what)}</span> '
-            f'<a class="check-claim" href="ledger.html#{record.row}">{html.escape(record.claim)}</a>')  # fmt: skip
+    link = (
+        f'<span class="check-what">{html.escape(record.what)}</span> '
+        f'<a class="check-claim" href="ledger.html#{record.row}">{html.escape(record.claim)}</a>'
+    )
     kind = record.role.replace(" ", "-")
     return f'<p class="check check-{record.verdict} role-{kind}" id="{record.anchor}">{record.page(link)}</p>'
 
@@ -258,8 +264,9 @@ def _demand(claim: str, judgement: Judgement, announced: str, statement: str) ->
         raise ValueError(f"judgement must come from at_most, close, ..., got {judgement!r}")
     if statement not in STATEMENTS:
         raise ValueError(f"statement must be one of {STATEMENTS}, got {statement!r}")
-    record = Record(claim, statement, announced, judgement.what, judgement.verdict, judgement.evidence,
-                    judgement.identity)
+    record = Record(
+        claim, statement, announced, judgement.what, judgement.verdict, judgement.evidence, judgement.identity
+    )
     if judgement.verdict != announced:
         raise CheckFailed(f"announced '{announced}', but: {_line(record)}")
     _show(record)

@@ -1,4 +1,5 @@
 """Planted problems: inputs, targets, and which inputs the target does not use."""
+
 from __future__ import annotations
 
 import math

@@ -12,6 +12,7 @@ sentence of rounded numbers: caption, text for screen readers, and what nbval co
 keep scales, limits and labels fixed over all positions, so that the eye can compare them.
 Without sliders `explore` shows a static figure.
 """
+
 from __future__ import annotations
 
 import base64
@@ -44,13 +45,26 @@ COLOURS = {
     "muted": "#808890",
 }
 STYLE = {
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.15, "axes.grid": True,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "axes.titlesize": "medium", "legend.frameon": False, "lines.markersize": 4,
-    "svg.fonttype": "path", "svg.hashsalt": "book", "svg.id": None,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.grid": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.titlesize": "medium",
+    "legend.frameon": False,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "book",
+    "svg.id": None,
     "axes.prop_cycle": cycler(color=[c for c in COLOURS.values() if c != INK]),
-}  # fmt: skip
+}
 PANEL = (4.6, 3.4)  # inches: two stand side by side on a desktop, one fills a phone's width
 MAX_POSITIONS = 200  # of one slider figure on the static page: its size and build time
 
@@ -79,8 +93,16 @@ def _slider(label, static, live, start, text) -> Slider:
     return Slider(label, static, live, start, text)
 
 
-def linear(label: str, low: float, high: float, count: int, *, start: float | None = None,
-           format: str = "{:.3g}", fine: int = 5) -> Slider:
+def linear(
+    label: str,
+    low: float,
+    high: float,
+    count: int,
+    *,
+    start: float | None = None,
+    format: str = "{:.3g}",
+    fine: int = 5,
+) -> Slider:
     """A slider over `count` evenly spaced values; a live kernel has `fine` times as many.
 
     Args:
@@ -213,10 +235,20 @@ SIGNATURE = ("x limits", "y limits", "x scale", "y scale", "x label", "y label",
 def _signature(axes) -> tuple:
     def ticks(axis):
         places = getattr(axis.get_major_locator(), "locs", None)
-        return None if places is None else [round(float(x), 12) for x in places], getattr(axis.get_major_formatter(), "seq", None)
+        return None if places is None else [round(float(x), 12) for x in places], getattr(
+            axis.get_major_formatter(), "seq", None
+        )
 
-    return (axes.get_xlim(), axes.get_ylim(), axes.get_xscale(), axes.get_yscale(), axes.get_xlabel(),
-            axes.get_ylabel(), ticks(axes.xaxis), ticks(axes.yaxis))
+    return (
+        axes.get_xlim(),
+        axes.get_ylim(),
+        axes.get_xscale(),
+        axes.get_yscale(),
+        axes.get_xlabel(),
+        axes.get_ylabel(),
+        ticks(axes.xaxis),
+        ticks(axes.yaxis),
+    )
 
 
 def _short(number: re.Match) -> str:
@@ -232,8 +264,11 @@ def _svg(figure: Figure, prefix: str) -> tuple[str, str]:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|</svg>\s*$", "", text, flags=re.S)
     # scale(...) in a transform must keep its digits, so only these attributes are rounded
-    text = re.sub(r' (?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)',
-                  lambda part: re.sub(r"-?\d+\.\d{2,}", _short, part[0]), text)  # fmt: skip
+    text = re.sub(
+        r' (?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)',
+        lambda part: re.sub(r"-?\d+\.\d{2,}", _short, part[0]),
+        text,
+    )
     text = re.sub(r"\s*\n\s*", " ", text).replace(INK, "currentColor")
     used = {a or b for a, b in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)}
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", text)
@@ -254,7 +289,11 @@ def _pack(frames: list[str]) -> dict:
     def edits(row):
         if len(row) != len(base):
             return {"row": row}
-        return {"edits": [x for place, (old, new) in enumerate(zip(base, row, strict=True)) if old != new for x in (place, new)]}
+        return {
+            "edits": [
+                x for place, (old, new) in enumerate(zip(base, row, strict=True)) if old != new for x in (place, new)
+            ]
+        }
 
     return {"tags": list(table), "base": base, "frames": [edits(row) for row in rows]}
 
@@ -279,7 +318,9 @@ def _positions(sliders: dict[str, Slider]) -> Iterator[dict]:
 def _static(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict, str]:
     positions = list(_positions(sliders))
     if len(positions) > MAX_POSITIONS:
-        raise ValueError(f"a slider figure must have at most {MAX_POSITIONS} positions on the page, got {len(positions)}")
+        raise ValueError(
+            f"a slider figure must have at most {MAX_POSITIONS} positions on the page, got {len(positions)}"
+        )
     frames, sentences = zip(*(canvas.svg(values) for values in positions), strict=True)
     at = positions.index({name: slider.start for name, slider in sliders.items()})
     controls, data = "", ""
@@ -287,7 +328,9 @@ def _static(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict,
         rows = "".join(_control(canvas.prefix, name, slider) for name, slider in sliders.items())
         controls = f'<div class="explore-controls" role="group" aria-label="Sliders of this figure">{rows}</div>'
         packed = _pack(list(frames)) | {
-            "captions": sentences, "values": [[s.text(v) for v in s.static] for s in sliders.values()]}  # fmt: skip
+            "captions": sentences,
+            "values": [[s.text(v) for v in s.static] for s in sliders.values()],
+        }
         blob = json.dumps(packed, separators=(",", ":"), ensure_ascii=False)
         data = '<script type="application/json">' + blob.replace("</", "<\\/").replace("<!--", "<\\!--") + "</script>"
     live = ' aria-live="polite"' if sliders else ""
@@ -305,16 +348,21 @@ def _live(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict, s
 
     widgets = {
         name: ipywidgets.SelectionSlider(
-            options=[(slider.text(v), v) for v in slider.live], value=slider.start, description=slider.label,
-            style={"description_width": "14em"}, layout={"width": "36em", "max_width": "100%"})
+            options=[(slider.text(v), v) for v in slider.live],
+            value=slider.start,
+            description=slider.label,
+            style={"description_width": "14em"},
+            layout={"width": "36em", "max_width": "100%"},
+        )
         for name, slider in sliders.items()
-    }  # fmt: skip
+    }
     picture, caption = ipywidgets.HTML(), ipywidgets.HTML()
 
     def refresh(_=None):
         panels, sentence = canvas.svg({name: widget.value for name, widget in widgets.items()})
-        picture.value = (f'<div role="img" aria-label="{html.escape(alt)}" style="display:flex;flex-wrap:wrap">'
-                         f"{panels}</div>")  # fmt: skip
+        picture.value = (
+            f'<div role="img" aria-label="{html.escape(alt)}" style="display:flex;flex-wrap:wrap">{panels}</div>'
+        )
         caption.value = f'<div aria-live="polite">{html.escape(sentence)}</div>'
         return sentence
 
@@ -364,6 +412,6 @@ def explore(draw: Callable[..., str], *, alt: str, panels: int = 1, **sliders: S
     grid = ", ".join(
         f"{name} = {s.text(s.static[0])} .. {s.text(s.static[-1])} ({len(s.static)}), start {s.text(s.start)}"
         for name, s in sliders.items()
-    )  # fmt: skip
+    )
     bundle["text/plain"] = f"[{title}{': ' if grid else ''}{grid}]\n{sentence}"
     display(bundle, raw=True, metadata={"image/png": {"alt": alt}})

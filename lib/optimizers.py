@@ -3,6 +3,7 @@ r"""Gradient descent and SGD: one step, $\theta \leftarrow \theta - \eta\,\nabla
 The samplers differ only in how the batches of successive steps depend on one another, and the
 book is about what that changes. Introduced in "Two steps of SGD".
 """
+
 from __future__ import annotations
 
 import itertools
@@ -30,9 +31,7 @@ def _epoch(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator).view(-1, batch_size)
 
 
-def draw_batches(
-    n: int, *, batch_size: int, num_steps: int, sampling: str, generator: torch.Generator
-) -> Tensor:
+def draw_batches(n: int, *, batch_size: int, num_steps: int, sampling: str, generator: torch.Generator) -> Tensor:
     """Indices of the examples that each step sees.
 
     Args:

@@ -1,4 +1,5 @@
 """Closed forms that the chapters compare with: one function per formula."""
+
 from __future__ import annotations
 
 

@@ -10,6 +10,7 @@
 * ``extension``    the Sphinx extension that puts all this on the page
 * ``build``        the site, from a clean slate each time
 """
+
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,5 @@
 """``python -m press build | notebooks [--check] [CHAPTER ...] | stamp``"""
+
 import argparse
 import sys
 from pathlib import Path
@@ -32,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(f"error: the package {error.name!r} is missing; `make book` installs what the book needs", file=sys.stderr)
+        print(
+            f"error: the package {error.name!r} is missing; `make book` installs what the book needs", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted; nothing unfinished was kept", file=sys.stderr)

@@ -4,6 +4,7 @@ Jupyter Book exits with 0 on a second run over pages that warned in the first, s
 what Sphinx kept; only executed chapters are kept, keyed by all that can change them. The site
 appears in `_build/html` when it is complete, and is gone while there is no good one.
 """
+
 import os
 import re
 import shutil
@@ -43,10 +44,21 @@ def build() -> None:
     from press.extension import read_for_page  # Sphinx takes seconds to import
 
     ledger.ledger(executed(chapters(repository.url()), read_for_page))
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "--path-output", str(work),
-               "--all", "-W", "-n", "--keep-going"]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(ROOT),
+        "--path-output",
+        str(work),
+        "--all",
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         lines = ANSI.sub("", done.stdout).splitlines()
         complaints = dict.fromkeys(line for line in lines if COMPLAINT.search(line))

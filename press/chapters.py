@@ -1,4 +1,5 @@
 """The chapters: which pages hold code, what the code is, and which modules of `lib/` it reaches."""
+
 import ast
 import hashlib
 import platform

@@ -4,6 +4,7 @@ The store is `_build/executed/NAME.FINGERPRINT.ipynb`. A file appears there only
 ran to its end, in one rename, so an interrupted build leaves nothing half done; and its name
 changes with the chapter's code and with every module of `lib/` that the code reaches.
 """
+
 import asyncio
 import os
 import re
@@ -23,8 +24,14 @@ LOG = ROOT / "_build" / "kernels.log"
 TIMEOUT = 300  # seconds a cell; on the page a slider's cell draws every position
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # one thread per kernel: for small tensors more are slower, and chapters run side by side
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
+
+class Loop(asyncio.SelectorEventLoop):
+    """Ctrl-C cancels the run, as asyncio does; nbclient's own handler shuts a kernel down twice."""
+
+    def add_signal_handler(self, *_):
+        raise NotImplementedError  # nbclient reads this as: not on this platform
 
 
 def _environment(static: bool) -> dict:
@@ -46,8 +53,13 @@ def _complain(chapter: Chapter, cell) -> None:
 
 async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asyncio.Semaphore) -> None:
     client = NotebookClient(
-        notebook, timeout=TIMEOUT, kernel_name="python3", store_widget_state=False, record_timing=False,
-        resources={"metadata": {"path": str((ROOT / chapter.path).parent)}})  # fmt: skip
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        store_widget_state=False,
+        record_timing=False,
+        resources={"metadata": {"path": str((ROOT / chapter.path).parent)}},
+    )
     client.on_cell_executed = lambda cell, cell_index, execute_reply: bar.update()
     async with gate:
         bar.set_postfix_str(chapter.name)
@@ -55,7 +67,9 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
             with LOG.open("a") as log:  # what kernels say to nobody in particular
                 await client.async_execute(env=_environment(static), stderr=log)
         except CellExecutionError as error:
-            cell = next((c for c in notebook.cells if any(o.output_type == "error" for o in c.get("outputs", []))), None)
+            cell = next(
+                (c for c in notebook.cells if any(o.output_type == "error" for o in c.get("outputs", []))), None
+            )
             if cell is None:
                 raise BookError(f"{chapter.path}: {ANSI.sub('', str(error))}") from error
             raise _fail(chapter, cell, f"{error.ename}: {ANSI.sub('', error.evalue)}") from error
@@ -92,9 +106,12 @@ def run(jobs: list[tuple[Chapter, nbformat.NotebookNode]], *, static: bool) -> N
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                if asyncio.current_task().cancelling():  # Ctrl-C; nbclient calls it a dead kernel
+                    raise asyncio.CancelledError from None
                 raise
 
-    asyncio.run(all_jobs())
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(all_jobs())
 
 
 def _place(chapter: Chapter) -> Path:

@@ -1,4 +1,5 @@
 """The Sphinx extension: executed chapters, the ledger, one repository URL, pages without a network."""
+
 import importlib.util
 import json
 import shutil
@@ -63,9 +64,11 @@ def _repair_page(app, pagename, templatename, context, doctree):
     context["script_files"] = list(once.values())
     if body := context.get("body"):
         # Sphinx 7.4: roles that axe rejects; MyST-NB 1.4: a label that hides the visible words
-        for was, now in (('<div role="list" class="citation-list">', '<div class="citation-list">'),
-                         (' role="doc-biblioentry"', ""),
-                         ('<summary aria-label="Toggle hidden content">', "<summary>")):  # fmt: skip
+        for was, now in (
+            ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+            (' role="doc-biblioentry"', ""),
+            ('<summary aria-label="Toggle hidden content">', "<summary>"),
+        ):
             body = body.replace(was, now)
         context["body"] = body
 

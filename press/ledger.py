@@ -11,6 +11,7 @@ the records of their checks. From both follows the verdict:
 
 What the registry says and what the checks found must fit together, or the build stops.
 """
+
 import html
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,12 @@ from press import ROOT, BookError
 
 REGISTRY = ROOT / "book" / "claims.yml"
 EXACT, HOLDS, CONDITIONS, FALSE, UNCHECKED = (
-    "exact", "holds", "holds under added conditions", "false as stated", "not checked")  # fmt: skip
+    "exact",
+    "holds",
+    "holds under added conditions",
+    "false as stated",
+    "not checked",
+)
 READINGS = ("same", "ours", "conditions", "corrected")
 KINDS = ("misprint", "missing hypothesis", "wrong statement")
 
@@ -142,10 +148,17 @@ def ledger(notebooks: dict) -> list[Claim]:
 def as_json(claims: list[Claim]) -> list[dict]:
     """The ledger as data: what `claims.json` beside the page holds."""
     return [
-        {"id": c.id, "verdict": c.verdict, **c.entry, "parts": [part.id for part in c.parts],
-         "checks": [{"page": k.page, "anchor": k.record.anchor, "role": k.record.role, **asdict(k.record)} for k in c.checks]}
+        {
+            "id": c.id,
+            "verdict": c.verdict,
+            **c.entry,
+            "parts": [part.id for part in c.parts],
+            "checks": [
+                {"page": k.page, "anchor": k.record.anchor, "role": k.record.role, **asdict(k.record)} for k in c.checks
+            ],
+        }
         for c in claims
-    ]  # fmt: skip
+    ]
 
 
 # ------------------------------------------------------------------------------------ the page
@@ -170,7 +183,13 @@ def _evidence(check: Check) -> str:
 
 def _section(claim: Claim) -> str:
     entry, part = claim.entry, "/" in claim.id
-    lines = [f"({label(claim.id)})=", f"{'####' if part else '###'} `{claim.id}` {entry['title']}", "", _badge(claim.verdict), ""]
+    lines = [
+        f"({label(claim.id)})=",
+        f"{'####' if part else '###'} `{claim.id}` {entry['title']}",
+        "",
+        _badge(claim.verdict),
+        "",
+    ]
     where = f", {entry['where']}" if entry.get("where") else ""
     if entry.get("printed"):
         lines += [f"**Printed**{where}: {entry['printed'].strip()}", ""]
@@ -193,10 +212,17 @@ def as_myst(claims: list[Claim]) -> str:
     rows = [c for c in claims if not c.parts]
     counts = Counter(c.verdict for c in rows)
     order = [v for v in CLASSES if counts[v]]
-    text = ["**" + f"{len(rows)} statements, {sum(len(c.checks) for c in rows)} checks" + "**: "
-            + ", ".join(f"{counts[v]} {_badge(v)}" for v in order), "",
-            "| claim | statement | chapter | verdict |", "|---|---|---|---|"]  # fmt: skip
+    text = [
+        "**"
+        + f"{len(rows)} statements, {sum(len(c.checks) for c in rows)} checks"
+        + "**: "
+        + ", ".join(f"{counts[v]} {_badge(v)}" for v in order),
+        "",
+        "| claim | statement | chapter | verdict |",
+        "|---|---|---|---|",
+    ]
     for c in claims:
-        text.append(f"| [`{c.id}`](#{label(c.id)}) | {c.entry['title']} | [{c.entry['chapter']}]({c.entry['chapter']}.md) | {_badge(c.verdict)} |")
+        name, chapter = f"[`{c.id}`](#{label(c.id)})", f"[{c.entry['chapter']}]({c.entry['chapter']}.md)"
+        text.append(f"| {name} | {c.entry['title']} | {chapter} | {_badge(c.verdict)} |")
     text += ["", "## Claim by claim", ""]
     return "\n".join(text + [_section(c) for c in claims])

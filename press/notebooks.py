@@ -4,6 +4,7 @@
 pictures, and a wrong number turns nbval red. `check` runs nothing; it fails when a notebook is
 not its chapter's, or was not run from top to bottom: nbval skips a cell without a count.
 """
+
 from pathlib import Path
 
 import nbformat
@@ -108,7 +109,9 @@ def check(paths: list[Path]) -> None:
     plain, chosen = _plain(), _chosen(paths)
     problems = [problem for chapter in chosen for problem in _problems(chapter, plain)]
     known = {c.notebook.name for c in chapters(committed_url())}
-    problems += [f"book/{p.name} belongs to no chapter" for p in sorted((ROOT / "book").glob("*.ipynb")) if p.name not in known]
+    problems += [
+        f"book/{p.name} belongs to no chapter" for p in sorted((ROOT / "book").glob("*.ipynb")) if p.name not in known
+    ]
     if problems:
         raise BookError("\n".join([*problems, "`make notebooks` writes them anew"]))
     print(f"{len(chosen)} notebooks are in step with their chapters")

@@ -3,24 +3,38 @@
 The notebooks' text cells are made here. A directive or role without a plain form is an error, so
 nothing reaches a reader raw.
 """
+
 import re
 from pathlib import Path
 
 from pybtex.database import BibliographyData, parse_file
 
 from press import ROOT, BookError
+from press.chapters import chapter
 from press.repository import committed_url, pages_url
 
 TITLES = {
-    "prf:theorem": "Theorem", "prf:lemma": "Lemma", "prf:proposition": "Proposition", "prf:definition": "Definition",
-    "prf:remark": "Remark", "prf:example": "Example", "prf:proof": "Proof", "prf:corollary": "Corollary",
-    "exercise": "Exercise", "note": "Note", "tip": "Tip", "warning": "Warning", "important": "Important",
+    "prf:theorem": "Theorem",
+    "prf:lemma": "Lemma",
+    "prf:proposition": "Proposition",
+    "prf:definition": "Definition",
+    "prf:remark": "Remark",
+    "prf:example": "Example",
+    "prf:proof": "Proof",
+    "prf:corollary": "Corollary",
+    "exercise": "Exercise",
+    "note": "Note",
+    "tip": "Tip",
+    "warning": "Warning",
+    "important": "Important",
     "admonition": "",
-}  # fmt: skip
+}
 SILENT = ("bibliography", "tableofcontents", "solution-end")
 BLOCK = re.compile(
     r"^(?P<fence>:{3,}|`{3,})\{(?P<kind>[\w:-]+)\}[ \t]*(?P<title>[^\n]*)\n"
-    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ \t]*$", re.M | re.S)  # fmt: skip
+    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ \t]*$",
+    re.M | re.S,
+)
 ROLE = re.compile(r"\{(?P<role>[\w:]+)\}`(?:(?P<text>[^`<]*?)\s*<)?(?P<target>[^`>]+)>?`")
 
 
@@ -62,7 +76,8 @@ class Plain:
         kind, title, body = block["kind"], block["title"].strip(), block["body"].strip()
         if kind == "math":
             label = re.search(r":label:\s*(\S+)", block["options"])
-            return f"$$\n{body}{f' \\tag{{{label[1]}}}' if label else ''}\n$$"
+            tag = " \\tag{" + label[1] + "}" if label else ""
+            return f"$$\n{body}{tag}\n$$"
         if kind in SILENT:
             return ""
         if kind == "solution-start":
@@ -90,7 +105,7 @@ class Plain:
         text = re.sub(r"^\([\w:-]+\)=\n", "", text, flags=re.M)
         text = re.sub(r"\]\((?P<page>[\w-]+\.md)?(?P<anchor>#[\w:-]+)?\)", self._link, text)
         if left := re.search(r"\{[a-z]+(?::[a-z]+)?\}`|^:{3,}\S*", text, re.M):
-            raise BookError(f"no plain form for {text[left.start():left.start() + 60]!r}")
+            raise BookError(f"no plain form for {text[left.start() : left.start() + 60]!r}")
         return text.strip()
 
     def _link(self, match: re.Match) -> str:
@@ -101,6 +116,6 @@ class Plain:
         if not page:
             return match[0]
         name = page.removesuffix(".md")
-        if (ROOT / "book" / f"{name}.ipynb").is_file():
+        if chapter(Path("book") / page, "") is not None:
             return f"]({name}.ipynb)"
         return f"]({pages_url(committed_url())}book/{name}.html{anchor})"

@@ -4,6 +4,7 @@
 must be in a committed file all the same (badges, the notebooks' Colab cell) is stamped there by
 ``make stamp`` and ``make notebooks``, and a test compares it.
 """
+
 import os
 import re
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from press import ROOT, BookError
 
 TOKEN = "@REPO_URL@"  # chapters carry this instead of the URL
 BADGES = re.compile(r"(<!-- badges[^>]*-->\n).*?(<!-- /badges -->)", re.S)
-CITATION = re.compile(r'^(repository-code|url): .*$', re.M)
+CITATION = re.compile(r"^(repository-code|url): .*$", re.M)
 
 
 def _clean(url: str) -> str:
@@ -66,15 +67,16 @@ def binder_url(repository: str, notebook: str) -> str:
 
 def badges(repository: str) -> str:
     """The README's badges, as markdown."""
-    first = "book/two-steps.ipynb"
-    return "\n".join([
-        f"[![test]({repository}/actions/workflows/test.yml/badge.svg)]({repository}/actions/workflows/test.yml)",
-        f"[![read the book](https://img.shields.io/badge/read-the%20book-3b82d0)]({pages_url(repository)})",
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(repository, first)})",
-        f"[![Launch Binder](https://mybinder.org/badge_logo.svg)]({binder_url(repository, first)})",
-        "[![code: MIT](https://img.shields.io/badge/code-MIT-2f9e62)](LICENSE)",
-        "[![text: CC BY 4.0](https://img.shields.io/badge/text-CC%20BY%204.0-2f9e62)](LICENSE-TEXT)",
-    ]) + "\n"
+    first, workflow = "book/two-steps.ipynb", f"{repository}/actions/workflows/test.yml"
+    found = [
+        ("test", f"{workflow}/badge.svg", workflow),
+        ("read the book", "https://img.shields.io/badge/read-the%20book-3b82d0", pages_url(repository)),
+        ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg", colab_url(repository, first)),
+        ("Launch Binder", "https://mybinder.org/badge_logo.svg", binder_url(repository, first)),
+        ("code: MIT", "https://img.shields.io/badge/code-MIT-2f9e62", "LICENSE"),
+        ("text: CC BY 4.0", "https://img.shields.io/badge/text-CC%20BY%204.0-2f9e62", "LICENSE-TEXT"),
+    ]
+    return "".join(f"[![{words}]({picture})]({target})\n" for words, picture, target in found)
 
 
 def stamped(name: str, text: str) -> str:

@@ -1,4 +1,5 @@
 """float64 everywhere, and a small book that tests of the press can break."""
+
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
 HEADER = """\
 ---
 jupytext:
@@ -21,7 +23,9 @@ kernelspec:
   name: python3
 ---
 """
-CHAPTER = HEADER + """
+CHAPTER = (
+    HEADER
+    + """
 # A small chapter
 
 By {eq}`half`, [half](#claim-half) of two is one.
@@ -53,6 +57,7 @@ def draw(ax, eta):
 explore(draw, alt="a line whose slope is the slider", eta=linear("slope", 0.0, 1.0, 3))
 ```
 """
+)
 CLAIMS = """\
 half:
   title: Half of two
@@ -61,6 +66,16 @@ half:
   reading: ours
 """
 TOC = "format: jb-book\nroot: book/intro\nchapters:\n- file: book/small\n- file: book/ledger\n- file: book/references\n"
+
+
+def site_pages() -> list[tuple[Path, str]]:
+    """Every page of the built site with its text; redirects and the theme's own files left out."""
+    if not (SITE / "index.html").is_file():
+        raise FileNotFoundError("there is no built site to test: `make test` builds it first")
+    found = [
+        (page, page.read_text(encoding="utf-8")) for page in sorted(SITE.rglob("*.html")) if "_static" not in page.parts
+    ]
+    return [(page, text) for page, text in found if 'http-equiv="refresh"' not in text[:400].lower()]
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +114,14 @@ class SmallBook:
 
     def press(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("BOOK_") and k != "PYTHONPATH"}
-        return subprocess.run([sys.executable, "-m", "press", *arguments], cwd=self.root, env=clean | environment,
-                              capture_output=True, text=True, timeout=240)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "press", *arguments],
+            cwd=self.root,
+            env=clean | environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
 
 
 @pytest.fixture

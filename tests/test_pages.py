@@ -1,0 +1,233 @@
+"""The built pages in a real browser, with the network cut: as a reader on a train would use them."""
+
+import functools
+import gzip
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import SITE, site_pages
+from playwright.sync_api import sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+THEME = {"region"}  # the theme's logo lies outside its landmarks: best practice, not WCAG
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+NAMES = [page.relative_to(SITE).as_posix() for page, _ in site_pages()]
+WITH_SLIDERS = [page.relative_to(SITE).as_posix() for page, text in site_pages() if "explore-controls" in text]
+MEGABYTE = 1_000_000  # a page with its sliders, compressed, on a first visit
+every_page = pytest.mark.parametrize("name", NAMES)
+every_slider_page = pytest.mark.parametrize("name", WITH_SLIDERS)
+
+
+def find_browser() -> str:
+    """$CHROMIUM, a browser on the PATH, or the one that Playwright installs."""
+    if chosen := os.environ.get("CHROMIUM"):
+        assert shutil.which(chosen), f"CHROMIUM={chosen} is no program"
+        return chosen
+    if found := next(filter(None, map(shutil.which, BROWSERS)), None):
+        return found
+    with sync_playwright() as playwright:
+        place = playwright.chromium.executable_path
+    if not Path(place).exists():
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, timeout=600)
+    assert Path(place).exists(), (
+        "no Chromium: the pages cannot be tested; install the system's package (chromium) or set CHROMIUM=/path/to/it"
+    )
+    return place
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def base():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page opened with the network cut, and everything it complained about."""
+
+    def __init__(self, browser, base, name, *, theme="light", viewport=DESKTOP, javascript=True):
+        self.context = browser.new_context(viewport=viewport, java_script_enabled=javascript)
+        self.page, self.complaints = self.context.new_page(), []
+        self.page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+        self.page.route("**/*", lambda route: self._route(route, base))
+        self.page.on("console", lambda m: m.type == "error" and self.complaints.append(f"console: {m.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("response", lambda r: r.status >= 400 and self.complaints.append(f"{r.status} for {r.url}"))
+        self.page.goto(f"{base}/{name}")
+        self.page.wait_for_load_state("networkidle")
+        if javascript and self.page.locator(".math").count():
+            self.page.wait_for_selector("mjx-container", timeout=15_000)
+
+    def _route(self, route, base):
+        if route.request.url.startswith((base, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.complaints.append(f"asks for {route.request.url}")
+            route.abort()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+
+@every_page
+@pytest.mark.parametrize("theme, viewport", [("light", DESKTOP), ("dark", PHONE)], ids=["light-desktop", "dark-phone"])
+def test_a_page_is_whole_and_accessible(browser, base, name, theme, viewport):
+    with Visit(browser, base, name, theme=theme, viewport=viewport) as visit:
+        assert not visit.page.locator("mjx-merror, [data-mjx-error]").count(), "a formula that MathJax cannot read"
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+        # every folded solution and hidden cell counts
+        visit.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        found = Axe().run(visit.page, options={"resultTypes": ["violations"], "runOnly": RULES}).response["violations"]
+        wrong = [f"{v['id']}: {[n['target'] for n in v['nodes']][:3]}" for v in found if v["id"] not in THEME]
+        assert not wrong, "\n".join(wrong)
+        assert not visit.complaints, "\n".join(visit.complaints)
+
+
+@every_slider_page
+def test_every_slider_moves_its_picture_by_keyboard(browser, base, name):
+    with Visit(browser, base, name) as visit:
+        figures = visit.page.locator("figure.explore:has(.explore-controls)")
+        for figure in figures.all():
+            stage, caption = figure.locator(".explore-stage"), figure.locator("figcaption")
+            for slider in figure.locator("input").all():
+                slider.focus()
+                visit.page.keyboard.press("Home")
+                seen, said, words = set(), set(), set()
+                for _ in range(int(slider.get_attribute("max")) + 1):
+                    visit.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+                    seen.add(stage.inner_html())
+                    said.add(caption.inner_text())
+                    words.add(slider.get_attribute("aria-valuetext"))
+                    visit.page.keyboard.press("ArrowRight")
+                assert len(words) == int(slider.get_attribute("max")) + 1, "a position without a name of its own"
+                assert len(seen) > 1 and len(said) > 1, f"{slider.get_attribute('id')} changes nothing"
+        assert not visit.complaints
+
+
+@every_slider_page
+def test_play_runs_to_the_end_and_stops(browser, base, name):
+    with Visit(browser, base, name) as visit:
+        figure = visit.page.locator("figure.explore:has(.explore-controls)").first
+        slider, button = figure.locator("input").first, figure.locator(".explore-play").first
+        last = slider.get_attribute("max")
+        slider.evaluate("(s, v) => { s.value = v; }", str(int(last) - 1))
+        button.click()
+        visit.page.wait_for_function("b => b.getAttribute('aria-pressed') === 'false'", arg=button.element_handle())
+        assert slider.input_value() == last
+
+
+MOVES = """
+figure => {
+  const input = figure.querySelector("input"), stage = figure.querySelector(".explore-stage");
+  const later = window.requestAnimationFrame;
+  window.requestAnimationFrame = f => { f(); return 0; };     // what the handler puts off counts too
+  const time = action => {
+    const start = performance.now();
+    action();
+    figure.getBoundingClientRect();                            // style and layout count too
+    return performance.now() - start;
+  };
+  const moves = [], baseline = [];
+  for (let round = 0; round < 5; round++)
+    for (let v = 0; v <= Number(input.max); v++) {
+      moves.push(time(() => { input.value = v; input.dispatchEvent(new Event("input")); }));
+      const picture = stage.innerHTML;
+      baseline.push(time(() => { stage.innerHTML = picture; }));
+    }
+  window.requestAnimationFrame = later;
+  const median = times => times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+  return [median(moves), median(baseline)];
+}"""
+
+
+@every_slider_page
+def test_a_move_costs_little_more_than_laying_out_the_picture(browser, base, name):
+    """Its share above the browser's own work is bounded; milliseconds are printed, not judged."""
+    with Visit(browser, base, name) as visit:
+        for figure in visit.page.locator("figure.explore:has(.explore-controls)").all():
+            move, baseline = figure.evaluate(MOVES)
+            print(f"bench move {name} {figure.get_attribute('id')} {move:.1f} ms, ratio {move / baseline:.2f}")
+            assert move < 3 * baseline  # unpacking a frame, beside parsing and laying out its SVG
+
+
+@every_slider_page
+def test_a_first_visit_stays_under_a_megabyte(browser, base, name):
+    with Visit(browser, base, name) as visit:
+        loaded = visit.page.evaluate("performance.getEntriesByType('resource').map(r => r.name)")
+    paths = {urlsplit(url).path.lstrip("/") for url in [*loaded, f"{base}/{name}"] if url.startswith(base)}
+    sizes = {}
+    for path in paths:
+        data = (SITE / path).read_bytes()
+        packed = path.endswith((".woff", ".woff2", ".png", ".jpg", ".webp"))
+        sizes[path] = len(data) if packed else len(gzip.compress(data))
+    total = sum(sizes.values())
+    print(f"{name}: {total / 1000:.0f} kB in {len(sizes)} files, of it the page {sizes[name] / 1000:.0f} kB")
+    assert total < MEGABYTE, sorted(sizes.items(), key=lambda item: -item[1])[:8]
+
+
+@every_slider_page
+def test_panels_stack_on_a_phone_and_stand_side_by_side_on_a_desktop(browser, base, name):
+    for viewport, stacked in ((DESKTOP, False), (PHONE, True)):
+        with Visit(browser, base, name, viewport=viewport) as visit:
+            for stage in visit.page.locator(".explore-stage").all():
+                boxes = [svg.bounding_box() for svg in stage.locator("svg").all()]
+                assert all(box["x"] >= 0 and box["x"] + box["width"] <= viewport["width"] + 1 for box in boxes)
+                if len(boxes) == 2:
+                    assert (boxes[1]["y"] > boxes[0]["y"] + 50) == stacked
+
+
+@every_slider_page
+def test_the_start_frame_is_there_without_javascript(browser, base, name):
+    with Visit(browser, base, name, javascript=False) as visit:
+        for figure in visit.page.locator("figure.explore").all():
+            assert figure.locator(".explore-stage svg").first.is_visible()
+            assert figure.locator("figcaption").is_visible()
+            controls = figure.locator(".explore-controls")
+            assert not controls.count() or not controls.is_visible(), "a slider that cannot move is shown"
+
+
+@every_slider_page
+def test_figures_follow_the_dark_theme(browser, base, name):
+    colours = []
+    for theme in ("light", "dark"):
+        with Visit(browser, base, name, theme=theme) as visit:
+            svg = visit.page.locator(".explore-stage svg").first
+            colours.append(svg.evaluate("svg => getComputedStyle(svg).color"))
+    light, dark = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    assert light < 300 < dark, colours

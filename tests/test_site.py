@@ -1,0 +1,106 @@
+"""The built pages as files: links, anchors, alternative texts, leftovers, nothing fetched from elsewhere."""
+
+import re
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import SITE, site_pages
+
+LEFTOVER = re.compile(r"\{(?:prf:ref|cite:?[pt]?|numref|ref|eq|doc)\}`|@REPO_URL@|<!-- ledger -->|^:::", re.M)
+NOT_A_NUMBER = re.compile(r"(?<![\w.])-?(?:inf|nan)(?![\w.])")
+LOADED = (("img", "src"), ("script", "src"), ("link", "href"), ("source", "src"), ("iframe", "src"))
+
+
+@pytest.fixture(scope="module")
+def soups():
+    return {page: BeautifulSoup(text, "html.parser") for page, text in site_pages()}
+
+
+def problems(soups, find):
+    found = [f"{page.relative_to(SITE)}: {problem}" for page, soup in soups.items() for problem in find(page, soup)]
+    assert not found, "\n".join(found)
+
+
+def outside(url):
+    return re.match(r"[a-z][a-z0-9+.-]*:|//", url, re.I)
+
+
+def test_every_internal_link_and_anchor_has_a_target(soups):
+    ids = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
+
+    def dead(page, soup):
+        for name, attribute in (("a", "href"), *LOADED):
+            for tag in soup.find_all(name, attrs={attribute: True}):
+                path, anchor = urldefrag(tag[attribute])
+                if outside(tag[attribute]):
+                    continue
+                target = (page.parent / unquote(path.split("?")[0])).resolve() if path else page
+                if not target.exists():
+                    yield f"dead link {tag[attribute]}"
+                elif anchor and target in ids and unquote(anchor) not in ids[target]:
+                    yield f"no such anchor {tag[attribute]}"
+
+    problems(soups, dead)
+
+
+def test_nothing_is_loaded_from_elsewhere(soups):
+    problems(
+        soups,
+        lambda page, soup: [
+            f"<{name}> loads {tag[attribute]}"
+            for name, attribute in LOADED
+            for tag in soup.find_all(name, attrs={attribute: True})
+            if outside(tag[attribute])
+            and not tag[attribute].startswith("data:")
+            and "canonical" not in tag.get("rel", [])
+        ],
+    )
+
+
+def test_pictures_have_words(soups):
+    def mute(page, soup):
+        for tag in soup.find_all("img"):
+            words = (tag.get("alt") or "").strip()  # Sphinx fills a missing one with the file's name
+            if tag.get("aria-hidden") != "true" and (not words or re.search(r"\.(png|jpe?g|svg|webp)$", words)):
+                yield f"picture without words: {tag.get('src', '')[:60]} (alt={words!r})"
+        for tag in soup.select(".explore-stage"):
+            if len(tag.get("aria-label", "")) < 20:
+                yield "figure without a description"
+
+    problems(soups, mute)
+
+
+def test_pages_have_one_title_a_language_and_a_description(soups):
+    def bare(page, soup):
+        titles = [tag for tag in soup.find_all("h1") if not tag.find_parent(id="jb-print-docs-body")]
+        if len(titles) != 1:
+            yield f"{len(titles)} titles"
+        if not soup.html.get("lang"):
+            yield "no language"
+        if page.stem not in ("search", "genindex") and not soup.find("meta", attrs={"name": "description"}):
+            yield "no description"
+
+    problems(soups, bare)
+
+
+def test_no_source_text_error_or_broken_number_is_left_on_a_page(soups):
+    def left(page, soup):
+        for tag in soup.select("article p, article li, article h1, article h2, article h3, article figcaption"):
+            if match := LEFTOVER.search(tag.get_text("\n")):
+                yield f"unrendered {match[0]!r}"
+        for tag in soup.select("article .cell_output, article figcaption, .check-evidence"):
+            for script in tag.find_all("script"):
+                script.extract()
+            if match := NOT_A_NUMBER.search(tag.get_text("\n")):
+                yield f"an output says {match[0]!r}"
+            if "Traceback (most recent call last)" in tag.get_text():
+                yield "a traceback"
+
+    problems(soups, left)
+
+
+def test_no_path_of_a_machine_is_on_a_page():
+    home = str(SITE.parent.parent)
+    found = [page.name for page, text in site_pages() if home in text]
+    assert not found
