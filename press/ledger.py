@@ -171,7 +171,15 @@ def label(claim: str) -> str:
 
 
 def _badge(verdict: str) -> str:
-    return f'<span class="verdict verdict-{CLASSES.get(verdict, "mixed")}">{html.escape(verdict)}</span>'
+    return f'<span class="verdict verdict-{CLASSES[verdict]}">{html.escape(verdict)}</span>'
+
+
+def _badges(claim: Claim) -> str:
+    """The claim's verdict, or how many of its parts have which."""
+    if not claim.parts:
+        return _badge(claim.verdict)
+    counts = Counter(part.verdict for part in claim.parts)
+    return " ".join(f"{counts[verdict]} × {_badge(verdict)}" for verdict in CLASSES if counts[verdict])
 
 
 def _evidence(check: Check) -> str:
@@ -187,7 +195,7 @@ def _section(claim: Claim) -> str:
         f"({label(claim.id)})=",
         f"{'####' if part else '###'} `{claim.id}` {entry['title']}",
         "",
-        _badge(claim.verdict),
+        _badges(claim),
         "",
     ]
     where = f", {entry['where']}" if entry.get("where") else ""
@@ -212,17 +220,11 @@ def as_myst(claims: list[Claim]) -> str:
     rows = [c for c in claims if not c.parts]
     counts = Counter(c.verdict for c in rows)
     order = [v for v in CLASSES if counts[v]]
-    text = [
-        "**"
-        + f"{len(rows)} statements, {sum(len(c.checks) for c in rows)} checks"
-        + "**: "
-        + ", ".join(f"{counts[v]} {_badge(v)}" for v in order),
-        "",
-        "| claim | statement | chapter | verdict |",
-        "|---|---|---|---|",
-    ]
+    checks = sum(len(c.checks) for c in rows)
+    found = ", ".join(f"{counts[v]} {_badge(v)}" for v in order)
+    text = [f"**{len(rows)} statements, {checks} checks**: {found}", ""]
+    text += ["| claim | statement and verdict |", "|---|---|"]
     for c in claims:
-        name, chapter = f"[`{c.id}`](#{label(c.id)})", f"[{c.entry['chapter']}]({c.entry['chapter']}.md)"
-        text.append(f"| {name} | {c.entry['title']} | {chapter} | {_badge(c.verdict)} |")
+        text.append(f"| [`{c.id}`](#{label(c.id)}) | {c.entry['title']}<br>{_badges(c)} |")
     text += ["", "## Claim by claim", ""]
     return "\n".join(text + [_section(c) for c in claims])

@@ -5,6 +5,7 @@ pictures, and a wrong number turns nbval red. `check` runs nothing; it fails whe
 not its chapter's, or was not run from top to bottom: nbval skips a cell without a count.
 """
 
+import base64
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ from press.plain import Plain
 from press.repository import committed_url
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PICTURE = ROOT / "press" / "assets" / "readme.png"
 METADATA = {
     "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
     "language_info": {"name": "python"},
@@ -86,6 +88,14 @@ def _chosen(paths: list[Path]) -> list[Chapter]:
     return [by_name[p.stem] for p in paths]
 
 
+def picture(executed: nbformat.NotebookNode) -> bytes | None:
+    """The PNG of the cell tagged `picture`: the README shows it."""
+    for cell in executed.cells:
+        if "picture" in cell.metadata.get("tags", ()):
+            return next(base64.b64decode(o.data["image/png"]) for o in cell.outputs if "image/png" in o.get("data", {}))
+    return None
+
+
 def write(paths: list[Path]) -> None:
     """Run chapters with live sliders and store their outputs as the new reference."""
     plain = _plain()
@@ -97,6 +107,8 @@ def write(paths: list[Path]) -> None:
         part = ROOT / chapter.notebook.with_suffix(".part")
         part.write_text(nbformat.writes(executed) + "\n", encoding="utf-8")
         part.replace(ROOT / chapter.notebook)
+        if png := picture(executed):
+            PICTURE.write_bytes(png)
     check(paths)
 
 
