@@ -44,7 +44,10 @@ class Judgement:
 def _values(what: str, numbers) -> np.ndarray:
     if hasattr(numbers, "detach"):
         numbers = numbers.detach().cpu().numpy()
-    values = np.asarray(numbers, dtype=np.float64)
+    values = np.asarray(numbers)
+    if np.iscomplexobj(values):
+        raise ValueError(f"{what}: values must be real, got complex numbers")
+    values = values.astype(np.float64)
     if values.size == 0:
         raise ValueError(f"{what}: there must be at least one value to judge, got none")
     return values
@@ -66,8 +69,12 @@ def _sign(x: float, bound: float) -> str:
     return "<=" if x <= bound else ">"
 
 
+def _all_finite(*numbers: np.ndarray) -> bool:
+    return all(np.isfinite(values).all() for values in numbers)
+
+
 def _verdict(holds: bool, *numbers: np.ndarray) -> str:
-    if not all(np.isfinite(values).all() for values in numbers):
+    if not _all_finite(*numbers):
         return "inconclusive"
     return "holds" if holds else "fails"
 
@@ -91,7 +98,7 @@ def close(what: str, measured, expected, *, atol: float) -> Judgement:
     left, right = _values(what, measured), _values(what, expected)
     if left.shape != right.shape and left.ndim and right.ndim:
         raise ValueError(f"{what}: measured and expected must have one shape, got {left.shape} and {right.shape}")
-    gap = float(np.max(np.abs(left - right)))
+    gap = float(np.max(np.abs(left - right))) if _all_finite(left, right) else math.nan
     identity = atol <= ROUND_OFF
     evidence = f"gap <= {atol:.0e}" if identity and gap <= atol else f"gap {gap:.2e} {_sign(gap, atol)} {atol:.2e}"
     return Judgement(what, _verdict(gap <= atol, left, right), evidence, identity)
@@ -112,10 +119,13 @@ def exactly(what: str, left, right) -> Judgement:
     for name, side in (("left", left), ("right", right)):
         if isinstance(side, float) or getattr(side, "dtype", None) is not None:
             raise ValueError(f"{what}: {name} must be exact (sympy, Fraction or int), got {type(side).__name__}")
+        if sympy.sympify(side).has(sympy.Float):
+            raise ValueError(f"{what}: {name} must be exact, got a Float in {side}")
     gap = sympy.simplify(sympy.sympify(left) - sympy.sympify(right))
     entries = list(gap) if isinstance(gap, sympy.MatrixBase) else [gap]
     zeros = [entry.equals(0) for entry in entries]
-    zero = False if False in zeros else None if None in zeros else True
+    undefined = gap.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo)
+    zero = None if undefined else False if False in zeros else None if None in zeros else True
     if zero is None:
         return Judgement(what, "inconclusive", "difference not decided", identity=True)
     evidence = "difference 0, exactly" if zero else f"difference {gap}, not 0"
@@ -149,6 +159,8 @@ def _mean(what: str, samples) -> tuple[float, float, int]:
     values = _values(what, samples).ravel()
     if values.size < 2:
         raise ValueError(f"{what}: samples must hold at least 2 values, got {values.size}")
+    if not _all_finite(values):
+        return math.nan, math.nan, values.size
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)), values.size
 
 

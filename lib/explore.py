@@ -136,7 +136,7 @@ def choices(label: str, values, *, start=None, format: str = "{:.3g}") -> Slider
     """A slider over the listed values (batch sizes, samplers), the same everywhere.
 
     Raises:
-        ValueError: if fewer than two values are listed, or `start` is not one of them.
+        ValueError: if fewer than two values are listed, one comes twice, or `start` is not one of them.
 
     >>> choices("batch size", (1, 2, 4), start=2).start
     2
@@ -144,6 +144,8 @@ def choices(label: str, values, *, start=None, format: str = "{:.3g}") -> Slider
     values = tuple(values)
     if len(values) < 2:
         raise ValueError(f"values of the slider {label!r} must be at least two, got {values}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"values of the slider {label!r} must differ, got {values}")
     return _slider(label, values, values, start, format)
 
 
@@ -168,7 +170,7 @@ class Canvas:
             sentence = self.draw(*axes, **values)
         if not isinstance(sentence, str) or not sentence.strip():
             raise ValueError(f"draw must return one sentence (the caption), got {sentence!r} at {values}")
-        if found := re.search(r"(?<![\w.])(?:nan|inf)(?![\w.])", sentence):
+        if found := re.search(r"(?<![\w.])(?:nan|inf)(?!\.?\w)", sentence):
             raise ValueError(f"draw's sentence must hold finite numbers, got {found[0]!r} at {values}: {sentence}")
         return sentence
 
@@ -224,6 +226,10 @@ class Canvas:
 
     def _keep_decor(self, values: dict) -> None:
         for figure, first in zip(self.figures, self.signature, strict=True):
+            if len(figure.axes) > 1:
+                raise ValueError(
+                    f"draw must paint on the axes it is given, got {len(figure.axes) - 1} more at {values}"
+                )
             for name, was, now in zip(SIGNATURE, first, _signature(figure.axes[0]), strict=True):
                 if was != now:
                     raise ValueError(f"draw must keep {name} fixed over all positions, got {was} and {now} at {values}")
@@ -235,9 +241,9 @@ SIGNATURE = ("x limits", "y limits", "x scale", "y scale", "x label", "y label",
 def _signature(axes) -> tuple:
     def ticks(axis):
         places = getattr(axis.get_major_locator(), "locs", None)
-        return None if places is None else [round(float(x), 12) for x in places], getattr(
-            axis.get_major_formatter(), "seq", None
-        )
+        if places is None:
+            return None
+        return [round(float(x), 12) for x in places], axis.get_major_formatter().format_ticks(places)
 
     return (
         axes.get_xlim(),
@@ -332,7 +338,9 @@ def _static(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict,
             "values": [[s.text(v) for v in s.static] for s in sliders.values()],
         }
         blob = json.dumps(packed, separators=(",", ":"), ensure_ascii=False)
-        data = '<script type="application/json">' + blob.replace("</", "<\\/").replace("<!--", "<\\!--") + "</script>"
+        data = (
+            '<script type="application/json">' + blob.replace("</", "<\\/").replace("<!--", "\\u003c!--") + "</script>"
+        )
     live = ' aria-live="polite"' if sliders else ""
     page = (
         f'<figure class="explore" id="{canvas.prefix}">{controls}'
@@ -392,7 +400,7 @@ def explore(draw: Callable[..., str], *, alt: str, panels: int = 1, **sliders: S
 
     if not isinstance(alt, str) or len(alt) < 20:
         raise ValueError(f"alt must say what the figure shows in 20 characters or more, got {alt!r}")
-    if panels not in (1, 2, 3, 4):
+    if isinstance(panels, bool) or panels not in (1, 2, 3, 4):
         raise ValueError(f"panels must be 1, 2, 3 or 4, got {panels!r}")
     for name, slider in sliders.items():
         if not isinstance(slider, Slider):

@@ -126,7 +126,7 @@ def descend(gradient: Callable[[Tensor, Tensor], Tensor], theta: Tensor, batches
         The path, shape (num_steps + 1, *theta.shape); entry 0 is the start.
 
     Raises:
-        ValueError: if `eta` is not positive.
+        ValueError: if `eta` is not positive, or the gradient has another shape.
         Diverged: as soon as a parameter is not finite.
 
     >>> halve = lambda theta, batch: theta
@@ -137,7 +137,10 @@ def descend(gradient: Callable[[Tensor, Tensor], Tensor], theta: Tensor, batches
         raise ValueError(f"eta must be positive, got {eta}")
     path = [theta]
     for step, batch in enumerate(batches, start=1):
-        theta = theta - eta * gradient(theta, batch)
+        slope = gradient(theta, batch)
+        if slope.shape != theta.shape:
+            raise ValueError(f"gradient must return theta's shape {tuple(theta.shape)}, got {tuple(slope.shape)}")
+        theta = theta - eta * slope
         if not torch.isfinite(theta).all():
             raise Diverged(f"a parameter is not finite after {step} steps at eta = {eta}")
         path.append(theta)

@@ -1,4 +1,5 @@
 """The environment: what stands in the way is said in one line, and an install counts when it is complete."""
+
 import ast
 import os
 import platform

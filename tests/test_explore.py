@@ -509,3 +509,17 @@ def test_a_colour_stands_out_on_both_themes(name, background):
 
 def test_no_two_algorithms_share_a_colour():
     assert all(a != b for a, b in itertools.combinations(COLOURS.values(), 2))
+
+
+def test_a_slider_with_the_same_value_twice_is_refused():
+    with pytest.raises(ValueError, match=r"must differ, got \(1, 2, 1\)"):
+        choices("batch size", (1, 2, 1))
+
+
+def test_axes_that_draw_adds_are_refused():
+    def twins(ax, k):
+        ax.twinx().plot([0, k])
+        return f"k is {k}."
+
+    with pytest.raises(ValueError, match="draw must paint on the axes it is given, got 1 more"):
+        Canvas(twins, 1, "x").svg({"k": 1})

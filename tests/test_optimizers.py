@@ -241,3 +241,8 @@ def test_epochs_that_cannot_be_listed_are_refused_by_name_and_value(n, batch_siz
 def test_a_learning_rate_that_is_not_positive_is_refused(eta):
     with pytest.raises(ValueError, match=f"^eta must be positive, got {eta}"):
         descend(gradient_by_hand, START, BATCHES["iid"], eta=eta)
+
+
+def test_a_gradient_of_another_shape_is_refused_not_broadcast():
+    with pytest.raises(ValueError, match=r"gradient must return theta's shape \(2,\), got \(\)"):
+        descend(lambda theta, batch: theta.sum(), torch.ones(2), torch.zeros(1, 1), eta=0.1)

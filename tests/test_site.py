@@ -44,6 +44,14 @@ def test_every_internal_link_and_anchor_has_a_target(soups):
     problems(soups, dead)
 
 
+def test_ids_are_unique_on_a_page(soups):
+    def twice(page, soup):
+        ids = [tag["id"] for tag in soup.select("article [id]")]
+        yield from (f"the id {name} stands {ids.count(name)} times" for name in set(ids) if ids.count(name) > 1)
+
+    problems(soups, twice)
+
+
 def test_nothing_is_loaded_from_elsewhere(soups):
     problems(
         soups,
