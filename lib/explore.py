@@ -157,7 +157,7 @@ class Canvas:
         self.draw, self.prefix = draw, prefix
         with matplotlib.rc_context(STYLE):
             self.figures = [Figure(figsize=PANEL) for _ in range(panels)]
-        self.decor: list[str] = []
+        self.frames: list[str] = []
         self.signature: list[tuple] = []
 
     def paint(self, values: dict) -> str:
@@ -174,21 +174,24 @@ class Canvas:
             raise ValueError(f"draw's sentence must hold finite numbers, got {found[0]!r} at {values}: {sentence}")
         return sentence
 
-    def svg(self, values: dict) -> tuple[str, str]:
-        """One `<svg>` per panel, and the sentence."""
+    def layers(self, values: dict) -> tuple[list[str], str]:
+        """What moves, one SVG fragment per panel, and the sentence."""
         sentence = self.paint(values)
         with matplotlib.rc_context(STYLE):
-            if not self.decor:
-                self._draw_decor()
-            self._keep_decor(values)
-            panels = []
+            if not self.frames:
+                self._draw_frames()
+            self._keep_frames(values)
+            moving = []
             for k, (figure, place) in enumerate(zip(self.figures, self.places, strict=True)):
                 axes = figure.axes[0]
                 axes.set_position(place)
                 axes.set_axis_off()
-                head, body = _svg(figure, f"{self.prefix}d{k}-")
-                panels.append(f"{head}{self.decor[k]}{body}</svg>")
-        return "".join(panels), sentence
+                moving.append(_svg(figure, f"{self.prefix}d{k}-")[1])
+        return moving, sentence
+
+    def svg(self, layers: list[str]) -> str:
+        """One `<svg>` per panel: its frame, and above it what moves."""
+        return "".join(f"{frame}<g>{layer}</g></svg>" for frame, layer in zip(self.frames, layers, strict=True))
 
     def png(self, values: dict, dpi: int = 80) -> str:
         """The panels side by side as one PNG, base64: for previews and print."""
@@ -208,7 +211,7 @@ class Canvas:
         Image.fromarray(np.concatenate(pictures, axis=1)).quantize(64).save(out, format="PNG", optimize=True)
         return base64.b64encode(out.getvalue()).decode()
 
-    def _draw_decor(self) -> None:
+    def _draw_frames(self) -> None:
         self.places, self.signature = [], [_signature(figure.axes[0]) for figure in self.figures]
         for k, figure in enumerate(self.figures):
             axes = figure.axes[0]
@@ -216,15 +219,16 @@ class Canvas:
             figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")
             self.places.append(axes.get_position().bounds)
-            frame = {*axes.spines.values(), axes.xaxis, axes.yaxis}
-            data = [artist for artist in axes.get_children() if artist not in frame and artist.get_visible()]
+            still = {*axes.spines.values(), axes.xaxis, axes.yaxis}
+            data = [artist for artist in axes.get_children() if artist not in still and artist.get_visible()]
             for artist in data:
                 artist.set_visible(False)
-            self.decor.append(_svg(figure, f"{self.prefix}a{k}-")[1])
+            head, frame = _svg(figure, f"{self.prefix}a{k}-")
+            self.frames.append(head + frame)
             for artist in data:
                 artist.set_visible(True)
 
-    def _keep_decor(self, values: dict) -> None:
+    def _keep_frames(self, values: dict) -> None:
         for figure, first in zip(self.figures, self.signature, strict=True):
             if len(figure.axes) > 1:
                 raise ValueError(
@@ -235,6 +239,7 @@ class Canvas:
                     raise ValueError(f"draw must keep {name} fixed over all positions, got {was} and {now} at {values}")
 
 
+JOINS = "stroke-linejoin: round; stroke-linecap: butt"  # matplotlib's own style sheet, as an attribute
 SIGNATURE = ("x limits", "y limits", "x scale", "y scale", "x label", "y label", "x ticks", "y ticks")
 
 
@@ -268,7 +273,8 @@ def _svg(figure: Figure, prefix: str) -> tuple[str, str]:
     FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|</svg>\s*$", "", text, flags=re.S)
+    # its style sheet would apply to the whole page and make the browser restyle all of it on each move
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|</svg>\s*$", "", text, flags=re.S)
     # scale(...) in a transform must keep its digits, so only these attributes are rounded
     text = re.sub(
         r' (?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)',
@@ -282,26 +288,27 @@ def _svg(figure: Figure, prefix: str) -> tuple[str, str]:
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}', text)
     text = re.sub(r' (?:xmlns:xlink|xmlns|version)="[^"]*"', "", text)
     head, body = re.match(r"(<svg [^>]*>)(.*)", text, re.S).groups()
-    return head.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1), body.strip()
+    head = head.replace("<svg ", f'<svg aria-hidden="true" focusable="false" style="{JOINS}" ', 1)
+    return head, body.strip()
 
 
 # ------------------------------------------------------------------------------ static page
-def _pack(frames: list[str]) -> dict:
-    """Store each element once; frame k is a list of edits to frame 0, or a list of its own."""
+PANELS = "\n"  # between the panels of a position; no tag holds a line break
+
+
+def _pack(positions: list[str]) -> dict:
+    """Store each tag once; a position is a list of edits to the first one, or a row of its own."""
     table: dict[str, int] = {}
-    rows = [[table.setdefault(tag, len(table)) for tag in re.split(r"(?=<)", frame)] for frame in frames]
+    rows = [[table.setdefault(tag, len(table)) for tag in re.split(r"(?=<)", text)] for text in positions]
     base = rows[0]
 
-    def edits(row):
+    def edits(row: list[int]) -> dict:
         if len(row) != len(base):
             return {"row": row}
-        return {
-            "edits": [
-                x for place, (old, new) in enumerate(zip(base, row, strict=True)) if old != new for x in (place, new)
-            ]
-        }
+        changed = [(place, new) for place, (old, new) in enumerate(zip(base, row, strict=True)) if old != new]
+        return {"edits": list(itertools.chain.from_iterable(changed))}
 
-    return {"tags": list(table), "base": base, "frames": [edits(row) for row in rows]}
+    return {"tags": list(table), "base": base, "positions": [edits(row) for row in rows]}
 
 
 def _control(key: str, name: str, slider: Slider) -> str:
@@ -327,13 +334,13 @@ def _static(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict,
         raise ValueError(
             f"a slider figure must have at most {MAX_POSITIONS} positions on the page, got {len(positions)}"
         )
-    frames, sentences = zip(*(canvas.svg(values) for values in positions), strict=True)
+    layers, sentences = zip(*(canvas.layers(values) for values in positions), strict=True)
     at = positions.index({name: slider.start for name, slider in sliders.items()})
     controls, data = "", ""
     if sliders:
         rows = "".join(_control(canvas.prefix, name, slider) for name, slider in sliders.items())
         controls = f'<div class="explore-controls" role="group" aria-label="Sliders of this figure">{rows}</div>'
-        packed = _pack(list(frames)) | {
+        packed = _pack([PANELS.join(panels) for panels in layers]) | {
             "captions": sentences,
             "values": [[s.text(v) for v in s.static] for s in sliders.values()],
         }
@@ -344,7 +351,7 @@ def _static(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict,
     live = ' aria-live="polite"' if sliders else ""
     page = (
         f'<figure class="explore" id="{canvas.prefix}">{controls}'
-        f'<div class="explore-stage" role="img" aria-label="{html.escape(alt)}">{frames[at]}</div>'
+        f'<div class="explore-stage" role="img" aria-label="{html.escape(alt)}">{canvas.svg(layers[at])}</div>'
         f"<figcaption{live}>{html.escape(sentences[at])}</figcaption>{data}</figure>"
     )
     return {"text/html": page}, sentences[at]
@@ -367,9 +374,10 @@ def _live(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict, s
     picture, caption = ipywidgets.HTML(), ipywidgets.HTML()
 
     def refresh(_=None):
-        panels, sentence = canvas.svg({name: widget.value for name, widget in widgets.items()})
+        layers, sentence = canvas.layers({name: widget.value for name, widget in widgets.items()})
         picture.value = (
-            f'<div role="img" aria-label="{html.escape(alt)}" style="display:flex;flex-wrap:wrap">{panels}</div>'
+            f'<div role="img" aria-label="{html.escape(alt)}" style="display:flex;flex-wrap:wrap">'
+            f"{canvas.svg(layers)}</div>"
         )
         caption.value = f'<div aria-live="polite">{html.escape(sentence)}</div>'
         return sentence

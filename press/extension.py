@@ -12,7 +12,7 @@ from myst_parser.config.main import MdParserConfig
 from sphinx.errors import ExtensionError
 
 from lib.checks import MIME
-from press import ROOT, BookError, ledger, repository
+from press import ROOT, BookError, icons, ledger, repository
 from press.chapters import Chapter, chapters
 from press.execute import executed
 
@@ -94,6 +94,7 @@ def _finish(app, exception):
     (site / "book" / "claims.json").write_text(data + "\n", encoding="utf-8")
     # 1.4 MB that draws as SVG the icons that the theme's web fonts already show
     (site / "_static" / "scripts" / "fontawesome.js").write_text("/* the web fonts show the icons */\n")
+    icons.cut(site)
     for page in site.rglob("*.html"):  # pydata-sphinx-theme 0.17 logs an error on a first visit otherwise
         text = page.read_text(encoding="utf-8")
         page.write_text(text.replace('getItem("mode") || ""', 'getItem("mode") || "auto"'), encoding="utf-8")

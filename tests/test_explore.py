@@ -113,20 +113,28 @@ class Page(HTMLParser):
         return json.loads(script.text)
 
 
-def frames(page: str) -> list[str]:
-    """What the page's script puts on the stage: its own row of tags, or edits to the first."""
-    data, pictures = Page(page).data, []
-    for frame in data["frames"]:
-        row = list(frame.get("row", data["base"]))
-        edits = frame.get("edits", [])
-        for place, tag in zip(edits[::2], edits[1::2], strict=True):
-            row[place] = tag
-        pictures.append("".join(data["tags"][k] for k in row))
-    return pictures
-
-
 def stage(page: str) -> str:
     return re.search(r'<div class="explore-stage"[^>]*>(.*?)</div>', page, re.S)[1]
+
+
+def pictures(page: str) -> list[str]:
+    """What the page's script shows: at each position the last group of each panel is filled anew."""
+    data, layers = Page(page).data, []
+    for position in data["positions"]:
+        row = list(position.get("row", data["base"]))
+        edits = position.get("edits", [])
+        for place, tag in zip(edits[::2], edits[1::2], strict=True):
+            row[place] = tag
+        layers.append("".join(data["tags"][k] for k in row).split("\n"))
+    at = data["captions"].index(Page(page).all("figcaption")[0].text)
+    panels = re.findall(r"<svg .*?</svg>", stage(page), re.S)
+    still = [panel.removesuffix(f"{layer}</g></svg>") for panel, layer in zip(panels, layers[at], strict=True)]
+    assert not set(still) & set(panels), "what the page shows at first is one of its positions"
+    return ["".join(f"{a}{b}</g></svg>" for a, b in zip(still, layer, strict=True)) for layer in layers]
+
+
+def picture(canvas: Canvas, values: dict) -> str:
+    return canvas.svg(canvas.layers(values)[0])
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +150,13 @@ def page():
 # -------------------------------------------------------------------------------- static page
 def test_packing_loses_nothing(page):
     key = Page(page).all("figure")[0].attributes["id"]
-    afresh = [Canvas(draw, 2, key).svg(values)[0] for values in GRID]  # each on a canvas of its own
-    assert frames(page) == afresh
-    # both ways to store a frame are in use
-    assert {kind for frame in Page(page).data["frames"] for kind, tags in frame.items() if tags} == {"edits", "row"}
+    afresh = [picture(Canvas(draw, 2, key), values) for values in GRID]  # each on a canvas of its own
+    assert pictures(page) == afresh
+    # both ways to store a position are in use
+    assert {kind for position in Page(page).data["positions"] for kind, tags in position.items() if tags} == {
+        "edits",
+        "row",
+    }
     assert len(set(afresh)) == len(GRID)
 
 
@@ -153,12 +164,12 @@ def test_every_position_of_the_grid_is_there_the_last_slider_fastest(page):
     data = Page(page).data
     assert data["captions"] == [sentence(**values) for values in GRID]
     assert data["values"] == [["0", "0.25", "0.5"], ["1", "2"]]
-    assert len(data["frames"]) == len(GRID)
+    assert len(data["positions"]) == len(GRID)
 
 
 def test_without_javascript_the_start_stands_there(page):
     start = GRID.index({"eta": 0.25, "b": 2})
-    assert stage(page) == frames(page)[start]
+    assert stage(page) == pictures(page)[start]
     parsed = Page(page)
     assert parsed.all("figcaption")[0].text == sentence(0.25, 2)
     assert [(i.attributes["value"], i.attributes["min"], i.attributes["max"]) for i in parsed.all("input")] == [
@@ -169,7 +180,7 @@ def test_without_javascript_the_start_stands_there(page):
 
 
 def test_every_frame_is_well_formed_and_its_references_resolve(page):
-    for frame in frames(page):
+    for frame in pictures(page):
         ElementTree.fromstring(f"<panels>{frame}</panels>")
         assert frame.count("<svg ") == 2
         ids = re.findall(r' id="([^"]+)"', frame)
@@ -235,7 +246,7 @@ def test_the_data_stand_where_the_axes_are():
         return "A diagonal."
 
     canvas = Canvas(diagonal, 1, "x")
-    svg, _ = canvas.svg({})
+    svg = picture(canvas, {})
     frame = [float(v) for v in re.search(r'<rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', svg).groups()]
     line = re.search(rf'<path d="M (\S+) (\S+) L (\S+) (\S+) "[^>]*stroke: {COLOURS["sgd"]}', svg).groups()
     width, height = 4.6 * 72, 3.4 * 72  # points, y downwards
@@ -246,7 +257,7 @@ def test_the_data_stand_where_the_axes_are():
 
 
 def test_the_axes_are_drawn_once_under_the_data():
-    svg, _ = Canvas(panel, 1, "x").svg({"eta": 0.5})
+    svg = picture(Canvas(panel, 1, "x"), {"eta": 0.5})
     grid_lines = [place.start() for place in re.finditer("stroke-opacity: 0.15", svg)]
     assert len(grid_lines) == 4  # two ticks on each axis
     assert svg.count(COLOURS["gd"]) == 1
@@ -407,10 +418,10 @@ def test_a_live_slider_redraws_at_its_finer_positions(shown):
     assert len(pictures) == 4
 
 
-def test_a_move_draws_once_and_never_the_decor_again(shown, monkeypatch):
+def test_a_move_draws_once_and_never_the_axes_again(shown, monkeypatch):
     drawn, decorated = [], []
-    decorate = Canvas._draw_decor
-    monkeypatch.setattr(Canvas, "_draw_decor", lambda canvas: decorated.append(1) or decorate(canvas))
+    decorate = Canvas._draw_frames
+    monkeypatch.setattr(Canvas, "_draw_frames", lambda canvas: decorated.append(1) or decorate(canvas))
 
     def counted(ax, eta):
         drawn.append(eta)
@@ -522,4 +533,4 @@ def test_axes_that_draw_adds_are_refused():
         return f"k is {k}."
 
     with pytest.raises(ValueError, match="draw must paint on the axes it is given, got 1 more"):
-        Canvas(twins, 1, "x").svg({"k": 1})
+        Canvas(twins, 1, "x").layers({"k": 1})

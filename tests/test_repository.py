@@ -1,7 +1,9 @@
 """The repository's URL stands in one place; whatever else carries it agrees."""
 
+import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,15 +15,8 @@ from press.chapters import chapters
 
 def test_the_url_is_written_by_hand_only_in_the_configuration():
     url = repository.committed_url()
-    for path in [
-        *ROOT.glob("*.*"),
-        *ROOT.glob(".github/**/*.yml"),
-        *ROOT.glob("book/*.md"),
-        *ROOT.glob("lib/*.py"),
-        *ROOT.glob("press/*.py"),
-        ROOT / "Makefile",
-        *ROOT.glob(".binder/*"),
-    ]:
+    where = ("*.*", ".github/**/*.yml", "book/*.md", "lib/*.py", "press/*.py", "Makefile", ".binder/*")
+    for path in filter(Path.is_file, itertools.chain.from_iterable(map(ROOT.glob, where))):
         if path.name not in ("_config.yml", *repository.STAMPED):
             assert url not in path.read_text(encoding="utf-8"), f"{path.name} repeats the URL"
 

@@ -1,7 +1,18 @@
-// Swaps the precomputed frames that lib/explore.py wrote into <figure class="explore">.
+// Swaps the precomputed pictures that lib/explore.py wrote into <figure class="explore">.
 (() => {
   "use strict";
   const PLAY_INTERVAL = 250; // milliseconds between two positions
+
+  // makes `shown` equal to `next` and leaves alone what is equal already: styling is the browser's cost
+  const patch = (shown, next) => {
+    const olds = [...shown.children], news = [...next.children];
+    if (olds.length !== news.length) return shown.replaceChildren(...news);
+    olds.forEach((old, k) => {
+      if (old.isEqualNode(news[k])) return;
+      if (old.children.length && old.cloneNode().isEqualNode(news[k].cloneNode())) patch(old, news[k]);
+      else old.replaceWith(news[k]);
+    });
+  };
 
   const start = (figure) => {
     const data = JSON.parse(figure.querySelector("script").textContent);
@@ -10,28 +21,35 @@
     const rows = [...figure.querySelectorAll(".explore-row")];
     const inputs = rows.map((row) => row.querySelector("input"));
 
-    // a frame is its own list of tags, or edits (place, tag, place, tag, ...) to the base's list
-    const picture = ({ row, edits }) => {
+    // a position is its own row of tags, or edits (place, tag, place, tag, ...) to the base row
+    const tagsOf = ({ row, edits }) => {
       const tags = row || data.base.slice();
       for (let i = 0; edits && i < edits.length; i += 2) tags[edits[i]] = edits[i + 1];
       return tags.map((tag) => data.tags[tag]).join("");
     };
+    // axes and labels stay; what moves is the last group of each panel
+    const moving = [...stage.querySelectorAll("svg")].map((svg) => svg.lastElementChild);
 
     let shown = -1;
     const show = () => {
-      let frame = 0;
+      let at = 0;
       inputs.forEach((input, k) => {
         const position = Number(input.value);
         const text = data.values[k][position];
-        frame = frame * data.values[k].length + position;
+        at = at * data.values[k].length + position;
         rows[k].querySelector("output").value = text;
         input.setAttribute("aria-valuetext", text);
       });
-      if (frame === shown) return;
-      shown = frame;
-      stage.innerHTML = picture(data.frames[frame]);
-      caption.textContent = data.captions[frame];
-      figure.dataset.frame = frame;
+      if (at === shown) return;
+      shown = at;
+      const panels = tagsOf(data.positions[at]).split("\n");
+      moving.forEach((group, k) => {
+        const next = group.cloneNode();
+        next.innerHTML = panels[k];
+        patch(group, next);
+      });
+      caption.textContent = data.captions[at];
+      figure.dataset.position = at;
     };
 
     let request = 0;
