@@ -101,7 +101,9 @@ def nbval(path, **environment):
 
 def test_one_changed_number_in_a_reference_output_turns_nbval_red(tmp_path):
     chapter = CHAPTERS[0]
-    canary = tmp_path / "canary.ipynb"
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    canary = tmp_path / "book" / "canary.ipynb"
+    canary.parent.mkdir()
     notebook = nbformat.read(ROOT / chapter.notebook, as_version=4)
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
     line = next(o for o in outputs if re.search(r"\d\.\d", o.get("data", {}).get("text/plain", "")))
@@ -115,6 +117,12 @@ def test_one_changed_number_in_a_reference_output_turns_nbval_red(tmp_path):
     assert "1 failed" in done.stdout and "Cell outputs differ" in done.stdout
     assert digit[0] in done.stdout  # the difference is shown
     print(done.stdout)
+
+
+def test_the_readme_shows_what_the_landing_page_computes():
+    intro = next(c for c in ALL if c.name == "intro")
+    assert notebooks.PICTURE.read_bytes() == notebooks.picture(nbformat.read(ROOT / intro.notebook, as_version=4))
+    assert notebooks.PICTURE.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_cleared_outputs_do_not_pass_for_checked_ones(tmp_path, monkeypatch):

@@ -115,7 +115,8 @@ def test_a_page_is_whole_and_accessible(browser, base, name, theme, viewport):
         assert not visit.page.locator("mjx-merror, [data-mjx-error]").count(), "a formula that MathJax cannot read"
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
         assert not visit.complaints, "\n".join(visit.complaints)  # before axe, which fetches styles of its own
-        # every folded solution and hidden cell counts
+        # every folded solution and hidden cell counts, and none while it fades in
+        visit.page.add_style_tag(content="* { animation: none !important; transition: none !important }")
         visit.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         pictures = {"exclude": [[".explore-stage svg"]]}  # hidden from screen readers; slow to walk through
         options = {"resultTypes": ["violations"], "runOnly": RULES}
@@ -125,9 +126,10 @@ def test_a_page_is_whole_and_accessible(browser, base, name, theme, viewport):
 
 
 def test_every_icon_is_in_the_fonts_that_were_cut_to_size(browser, base):
-    shown = """() => [...document.querySelectorAll("[class*=fa-], .admonition-title, a, button, summary")].flatMap(
-        e => ["::before", "::after"].map(part => getComputedStyle(e, part)).filter(s => s.fontFamily.includes("Awesome"))
-            .map(s => s.content.replaceAll('"', "")).filter(c => c.length === 1).map(c => c.codePointAt(0)))"""
+    shown = """() => [...document.querySelectorAll("[class*=fa-], .admonition-title, a, button, summary")]
+      .flatMap(element => ["::before", "::after"].map(part => getComputedStyle(element, part)))
+      .filter(style => style.fontFamily.includes("Awesome")).map(style => style.content.replaceAll('"', ""))
+      .filter(content => content.length === 1).map(content => content.codePointAt(0))"""
     needed = set()
     for name in NAMES:
         with Visit(browser, base, name) as visit:
