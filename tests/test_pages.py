@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,21 +41,34 @@ every_page = pytest.mark.parametrize("name", NAMES)
 every_slider_page = pytest.mark.parametrize("name", WITH_SLIDERS)
 
 
-def find_browser() -> str:
-    """$CHROMIUM, a browser on the PATH, or the one that Playwright installs."""
+def find_browser(playwright) -> str:
+    """$CHROMIUM, a browser on the PATH, or the one that Playwright installs; else one clear line."""
     if chosen := os.environ.get("CHROMIUM"):
         assert shutil.which(chosen), f"CHROMIUM={chosen} is no program"
         return chosen
     if found := next(filter(None, map(shutil.which, BROWSERS)), None):
         return found
-    with sync_playwright() as playwright:
-        place = playwright.chromium.executable_path
+    place = playwright.chromium.executable_path
     if not Path(place).exists():
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, timeout=600)
     assert Path(place).exists(), (
         "no Chromium: the pages cannot be tested; install the system's package (chromium) or set CHROMIUM=/path/to/it"
     )
     return place
+
+
+def test_without_a_browser_there_is_one_clear_line_and_no_skip(monkeypatch, tmp_path):
+    playwright = SimpleNamespace(chromium=SimpleNamespace(executable_path=str(tmp_path / "nothing")))
+    asked = []
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command))
+    with pytest.raises(AssertionError, match="no Chromium: .* install the system's package .* or set CHROMIUM="):
+        find_browser(playwright)
+    assert asked[0][-2:] == ["install", "chromium"]
+    monkeypatch.setenv("CHROMIUM", "/no/such/program")
+    with pytest.raises(AssertionError, match="CHROMIUM=/no/such/program is no program"):
+        find_browser(playwright)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -73,7 +87,7 @@ def base():
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=find_browser(playwright), args=FLAGS)
         yield chromium
         chromium.close()
 
