@@ -102,7 +102,9 @@ def _finish(app, exception):
     for chapter in chapters(repository.committed_url()):
         if (ROOT / chapter.notebook).is_file():
             text = (ROOT / chapter.notebook).read_text(encoding="utf-8")
-            text = text.replace(repository.committed_url(), repository.url())
+            here, there = repository.committed_url(), repository.url()
+            for was, now in ((here, there), (repository.pages_url(here), repository.pages_url(there))):
+                text = text.replace(was, now)
             (site / "_sources" / chapter.notebook).write_text(text, encoding="utf-8")
 
 

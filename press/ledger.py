@@ -198,9 +198,9 @@ def _section(claim: Claim) -> str:
         _badges(claim),
         "",
     ]
-    where = f", {entry['where']}" if entry.get("where") else ""
+    where = f" in version 1, {entry['where']}" if entry.get("where") else ""
     if entry.get("printed"):
-        lines += [f"**Printed**{where}: {entry['printed'].strip()}", ""]
+        lines += [f"**Printed**{where}: “{entry['printed'].strip()}”", ""]
     elif not claim.parts and entry["reading"] == "ours":
         lines += ["**Not in the paper.**", ""]
     if entry.get("restated"):

@@ -149,16 +149,8 @@ def test_cleared_outputs_do_not_pass_for_checked_ones(tmp_path, monkeypatch):
 def test_a_notebook_alone_in_an_empty_folder_runs_as_on_colab(chapter, tmp_path):
     """No repository around it, nothing on the path: its first cell must fetch the book."""
     origin, here = tmp_path / "origin", tmp_path / "content"
-    tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "lib", "book"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        check=True,
-    ).stdout.split()
-    for name in tracked:
-        (origin / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, origin / name)
+    for name in ("lib", "book"):
+        shutil.copytree(ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__"))
     here.mkdir()
     shutil.copy(ROOT / chapter.notebook, here)
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

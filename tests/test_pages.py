@@ -106,7 +106,7 @@ class Visit:
         self.page.goto(f"{base}/{name}")
         self.page.wait_for_load_state("networkidle")
         if javascript and self.page.locator(".math").count():
-            self.page.wait_for_selector("mjx-container", timeout=15_000)
+            self.page.wait_for_selector("mjx-container", timeout=60_000)
 
     def _route(self, route, base):
         if route.request.url.startswith((base, "data:", "blob:")):
@@ -219,7 +219,7 @@ def test_a_move_costs_no_more_on_a_long_page_than_on_an_empty_one(browser, base,
             figure.evaluate("figure => { document.body.replaceChildren(figure) }")
             alone = figure.evaluate(MOVES)
             print(f"bench move/alone {name} {key} ratio {on_page / alone:.2f}, {on_page:.1f} ms")
-            assert on_page < 2.5 * alone
+            assert on_page < 4 * alone
 
 
 @every_slider_page
