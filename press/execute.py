@@ -128,7 +128,8 @@ def executed(chapters: list[Chapter], read) -> dict[str, nbformat.NotebookNode]:
     Raises:
         BookError: if a cell fails; nothing of that chapter is kept.
     """
-    stale = [(c, read(c)) for c in chapters if not _place(c).is_file()]
+    places = {c: _place(c) for c in chapters}
+    stale = [(c, read(c)) for c, place in places.items() if not place.is_file()]
     STORE.mkdir(parents=True, exist_ok=True)
     run(stale, static=True)
     for chapter, notebook in stale:
@@ -136,5 +137,5 @@ def executed(chapters: list[Chapter], read) -> dict[str, nbformat.NotebookNode]:
             old.unlink()
         part = STORE / f".{chapter.name}.part"
         nbformat.write(notebook, part)
-        part.replace(_place(chapter))
-    return {c.path.with_suffix("").as_posix(): nbformat.read(_place(c), as_version=4) for c in chapters}
+        part.replace(places[chapter])
+    return {c.path.with_suffix("").as_posix(): nbformat.read(place, as_version=4) for c, place in places.items()}

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from conftest import HEADER
 
 from press import BookError, chapters, ledger, repository
 from press.plain import Plain
@@ -135,9 +136,6 @@ def test_a_chapter_depends_on_what_its_code_imports_directly_or_not():
     )
     names = {path.name for path in chapters.libraries(made)}
     assert names == {"__init__.py", "optimizers.py"}
-
-
-HEADER = "---\njupytext:\n  text_representation:\n    extension: .md\n    format_name: myst\n---\n"
 
 
 def test_code_cells_without_the_jupytext_header_are_refused(small_book, monkeypatch):
