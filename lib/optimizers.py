@@ -20,6 +20,12 @@ class Diverged(ArithmeticError):
     """A run that left the finite numbers; says after which step and at which learning rate."""
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
 def _check_sizes(n: int, batch_size: int) -> None:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -57,8 +63,7 @@ def draw_batches(n: int, *, batch_size: int, num_steps: int, sampling: str, gene
     _check_sizes(n, batch_size)
     if num_steps < 0:
         raise ValueError(f"num_steps must not be negative, got {num_steps}")
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling must be one of {SAMPLINGS}, got {sampling!r}")
+    check_choice("sampling", sampling, SAMPLINGS)
     if sampling == "full":
         if batch_size != n:
             raise ValueError(f"batch_size must be n = {n} for sampling='full', got {batch_size}")
@@ -111,6 +116,35 @@ def all_epochs(n: int, *, batch_size: int) -> Tensor:
                 yield (batch, *tail)
 
     return torch.tensor(list(ordered(tuple(range(n)))))
+
+
+def update(
+    theta: Tensor, gradient: Tensor, *, eta: Tensor, weight_decay: Tensor, clip_norm: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""One step of each run, $\theta \leftarrow \theta - \eta\,(c\,g + \lambda\theta)$ with $c = \min(1, C/\|g\|)$.
+
+    Clipping rescales the gradient of the loss; the penalty $\frac\lambda2\|\theta\|^2$ is added after it,
+    as `torch.nn.utils.clip_grad_norm_` followed by `torch.optim.SGD` does (that function divides by
+    $\|g\| + 10^{-6}$ instead).
+
+    Args:
+        theta, gradient: parameters and gradient of the loss, shape (runs, parameters).
+        eta, weight_decay, clip_norm: one value for each run, shape (runs,); a `clip_norm` of infinity clips nothing.
+
+    Returns:
+        The new parameters, and which runs were clipped, shape (runs,).
+
+    >>> one = torch.ones(1)
+    >>> theta, gradient = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    >>> update(theta, gradient, eta=0.1 * one, weight_decay=0.0 * one, clip_norm=torch.inf * one)
+    (tensor([[ 0.7000, -0.4000]]), tensor([False]))
+    >>> update(theta, gradient, eta=0.1 * one, weight_decay=one, clip_norm=one)
+    (tensor([[ 0.8400, -0.0800]]), tensor([True]))
+    """
+    norm = gradient.norm(dim=1)
+    clipped = norm > clip_norm
+    scale = torch.where(clipped, clip_norm / norm, 1.0)
+    return theta - eta[:, None] * (scale[:, None] * gradient + weight_decay[:, None] * theta), clipped
 
 
 def descend(gradient: Callable[[Tensor, Tensor], Tensor], theta: Tensor, batches: Tensor, *, eta: float) -> Tensor:
