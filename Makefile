@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help book test notebooks lint serve stamp clean environment
+.PHONY: help book test notebooks bench lint serve stamp clean environment
 
 help:       ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ test: book              ## build, then all tests: the code, the notebooks' outpu
 
 notebooks: environment  ## run the chapters and store their outputs in book/*.ipynb (CHAPTERS=book/NAME.md for some)
 	@$(RUN) -m press notebooks $(CHAPTERS)
+
+bench: environment      ## time the engine against ordinary PyTorch loops (CASES="linear-b1 jobs" for some)
+	@$(RUN) -m bench $(CASES)
 
 lint: environment       ## style of the code, spelling, and whether the notebooks are up to date
 	@$(RUN) -m ruff check
@@ -39,7 +42,7 @@ stamp: environment      ## write the repository's address from _config.yml into 
 
 clean:                  ## delete what was built (not the environment)
 	rm -rf _build .ruff_cache .pytest_cache .hypothesis
-	find lib press tests book -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find lib press bench tests book -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The virtual environment, in step with requirements.txt; takes no time and says nothing when it is.
 environment:

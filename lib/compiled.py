@@ -27,7 +27,9 @@ FULL, WITHOUT_REPLACEMENT, CYCLIC, SUBSETS, IID, GIVEN = 0, 1, 2, 3, 4, 5
 ORDER, LABELS, PARAMETERS = 0, 1, 2  # a run's three random streams: switching a noise on changes no batch
 
 # Sums may be reordered and fused; NaN and infinity keep their meaning, so that divergence shows.
-jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+jit = numba.njit(cache=True, **OPTIONS)
+inner = numba.njit(forceinline=True, **OPTIONS)  # passing arrays to a function costs as much as a small network
 
 
 # -- random numbers: SplitMix64 (Steele, Lea, Flood 2014) -------------------------------------
@@ -40,13 +42,13 @@ def mix(z):
     return z ^ (z >> np.uint64(31))
 
 
-@jit
+@inner
 def next64(streams, k):
     streams[k] += np.uint64(0x9E3779B97F4A7C15)
     return mix(streams[k])
 
 
-@jit
+@inner
 def below(streams, n):
     """Uniform integer in 0..n-1, exactly: Lemire's multiplication with rejection."""
     size = np.uint64(n)
@@ -80,7 +82,7 @@ def seed_streams(seeds, streams):
 # -- samplers ---------------------------------------------------------------------------------
 
 
-@jit
+@inner
 def shuffle(order, streams, start, stop):
     """Fisher-Yates on positions start..stop-1: each gets a uniform choice of what is left."""
     n = order.shape[0]
@@ -89,7 +91,7 @@ def shuffle(order, streams, start, stop):
         order[i], order[j] = order[j], order[i]
 
 
-@jit
+@inner
 def draw(sampler, order, position, streams, batch, size, whole):
     """Fill `batch` with the next step's examples; return how many they are and the position in the epoch.
 
@@ -114,6 +116,13 @@ def draw(sampler, order, position, streams, batch, size, whole):
 
 
 @jit
+def shuffle_all(order, streams):
+    """Shuffle the whole of each run's order."""
+    for run in range(order.shape[0]):
+        shuffle(order[run], streams[run], 0, order.shape[1])
+
+
+@jit
 def draw_steps(sampler, order, position, streams, batches, counts, size, whole):
     """The batches of the next steps, for the torch path: fills `batches` (steps, runs, size), `counts` (steps,)."""
     for step in range(batches.shape[0]):
@@ -135,7 +144,7 @@ def draw_normals(streams, k, out, counts):
 # -- three products, four rows at a time ------------------------------------------------------
 
 
-@jit
+@inner
 def row_times_matrix(out, row, theta, start, rows, cols):
     """out = row W, with W of shape (rows, cols) stored from theta[start]; rows in fours."""
     for j in range(cols):
@@ -149,7 +158,7 @@ def row_times_matrix(out, row, theta, start, rows, cols):
             out[j] += v0 * theta[p0 + j] + v1 * theta[p1 + j] + v2 * theta[p2 + j] + v3 * theta[p3 + j]
 
 
-@jit
+@inner
 def matrix_times_column(out, theta, start, rows, cols, column):
     """out = W column, with W as above."""
     width = np.uintp(cols)
@@ -166,7 +175,7 @@ def matrix_times_column(out, theta, start, rows, cols, column):
         out[i], out[i + 1], out[i + 2], out[i + 3] = s0, s1, s2, s3
 
 
-@jit
+@inner
 def put_outer(out, start, column, row, rows, cols):
     """out = column row, stored from out[start]."""
     width = np.uintp(cols)
@@ -177,7 +186,7 @@ def put_outer(out, start, column, row, rows, cols):
             out[p + j] = v * row[j]
 
 
-@jit
+@inner
 def add_outer(out, start, column, row, rows, cols):
     """out += column row, stored from out[start]."""
     width = np.uintp(cols)
@@ -188,7 +197,7 @@ def add_outer(out, start, column, row, rows, cols):
             out[p + j] += v * row[j]
 
 
-@jit
+@inner
 def batch_vector(out, w, X, batch, target, count):
     r"""out = $\frac1B X_B^\top (X_B w - t)$, four examples at a time."""
     cols = X.shape[1]
@@ -223,7 +232,7 @@ def batch_vector(out, w, X, batch, target, count):
 # -- gradients --------------------------------------------------------------------------------
 
 
-@jit
+@inner
 def end_to_end(kind, theta, layers, above, w):
     """w(theta) of a model linear in its input; `above` keeps what stands above each layer."""
     last = layers.shape[0] - 1
@@ -246,7 +255,7 @@ def end_to_end(kind, theta, layers, above, w):
                 w[j] *= theta[start + j]
 
 
-@jit
+@inner
 def pull_back(kind, theta, layers, above, below_, g, grad):
     """Gradient of the loss in theta from g, its gradient in w(theta)."""
     depth = layers.shape[0]
@@ -343,6 +352,15 @@ class Options(NamedTuple):
 
 
 @jit
+def length(grad):
+    """Euclidean norm."""
+    total = 0.0
+    for i in range(grad.shape[0]):
+        total += grad[i] * grad[i]
+    return np.sqrt(total)
+
+
+@inner
 def finite_update(theta, grad, eta):
     """theta -= eta grad; whether all of theta is finite."""
     total = 0.0
@@ -370,7 +388,12 @@ def advance(layout, problem, state, options, sampler, given, size, whole, factor
     for run in range(state.theta.shape[0]):
         theta, order, streams = state.theta[run], state.order[run % state.order.shape[0]], state.streams[run]
         data = run % problem.X.shape[0], run % problem.y.shape[0], run % problem.cross.shape[0]
-        X, y = problem.X[data[0]], problem.y[data[1]]
+        X, y, gram, cross = (
+            problem.X[data[0]],
+            problem.y[data[1]],
+            problem.gram[data[0]].ravel(),
+            problem.cross[data[2]],
+        )
         decay, sigma = options.weight_decay[run], options.label_noise[run]
         jitter, clip_norm = options.parameter_noise[run], options.clip_norm[run]
         moments = sampler == FULL and kind != RELU and sigma == 0.0
@@ -396,19 +419,16 @@ def advance(layout, problem, state, options, sampler, given, size, whole, factor
             else:
                 end_to_end(kind, theta, layers, above, w)
                 if moments:
+                    row_times_matrix(g, w, gram, np.uintp(0), np.uintp(columns), np.uintp(columns))
                     for j in range(columns):
-                        g[j] = -problem.cross[data[2], j]
-                    for i in range(columns):
-                        v = w[i]
-                        for j in range(columns):
-                            g[j] += v * problem.gram[data[0], i, j]
+                        g[j] -= cross[j]
                 else:
                     batch_vector(g, w, X, batch, target, count)
                 pull_back(kind, theta, layers, above, under, g, grad)
             if frozen:
                 grad *= mask
             if clip_norm < np.inf:
-                norm = np.sqrt((grad * grad).sum())
+                norm = length(grad)
                 if norm > clip_norm:
                     state.clipped[run] += 1
                     grad *= clip_norm / norm

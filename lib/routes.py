@@ -76,8 +76,7 @@ class Batches:
         seeds = task.settings["seed"]
         compiled.seed_streams(seeds.numpy().astype(np.uint64), self.streams)
         if self.kind == compiled.CYCLIC:
-            for order, streams in zip(self.order, self.streams, strict=True):
-                compiled.shuffle(order, streams, 0, n)
+            compiled.shuffle_all(self.order, self.streams)
         if self.kind == compiled.GIVEN:
             self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         if callable(task.sampling):
@@ -85,7 +84,10 @@ class Batches:
 
     def _custom(self, n: int, generator: torch.Generator) -> np.ndarray:
         size, steps = self.task.batch_size, self.task.num_steps
-        batches = torch.as_tensor(self.task.sampling(n, batch_size=size, num_steps=steps, generator=generator))
+        batches = self.task.sampling(n, batch_size=size, num_steps=steps, generator=generator)
+        if not isinstance(batches, Tensor) or batches.is_floating_point() or batches.dtype == torch.bool:
+            kind = batches.dtype if isinstance(batches, Tensor) else type(batches).__name__
+            raise ValueError(f"sampling must return a tensor of integers, got {kind}")
         if batches.shape != (steps, size):
             raise ValueError(f"sampling must return the shape {(steps, size)}, got {tuple(batches.shape)}")
         if batches.numel() and not 0 <= int(batches.min()) <= int(batches.max()) < n:
@@ -115,10 +117,20 @@ class Batches:
             return np.zeros((1, 0, size), dtype=np.int64)
         pool, first = divmod(start, self.pool_steps)
         if pool != self.pool:
-            fresh = [self.task.X(self.pool_steps * size, generator) for generator in self.generators]
+            fresh = [self._fresh(self.pool_steps * size, generator) for generator in self.generators]
             self.X, self.y = (torch.stack(tensors) for tensors in zip(*fresh, strict=True))
             self.pool = pool
         return (first * size + np.arange((stop - start) * size)).reshape(1, stop - start, size)
+
+    def _fresh(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        X, y = self.task.X(count, generator)
+        shapes = (count, self.task.inputs), (count, *self.task.y.shape[2:])
+        if (X.shape, y.shape) != shapes:
+            raise ValueError(f"X must return the shapes {shapes}, got {tuple(X.shape)} and {tuple(y.shape)}")
+        kinds = next(self.task.model.parameters()).dtype, self.task.y.dtype
+        if (X.dtype, y.dtype) != kinds:  # another process may have another default
+            raise ValueError(f"X must return numbers of the kinds {kinds}, got {X.dtype} and {y.dtype}")
+        return X, y
 
 
 class CompiledRoute:
@@ -189,9 +201,13 @@ class TorchRoute:
             else:
                 outputs = vmap(lambda own, x: functional_call(model, own, (x,)))(cut(model, theta), X)
             if self.task.loss is None:
+                if outputs.shape != y.shape:  # they would broadcast
+                    raise ValueError(f"model must map X to the shape of y {tuple(y.shape)}, got {tuple(outputs.shape)}")
                 losses = ((outputs - y) ** 2).flatten(1).sum(dim=1) / (2 * y.shape[1])
             else:
                 losses = vmap(self.task.loss)(outputs, y)
+                if losses.shape != theta.shape[:1]:
+                    raise ValueError(f"loss must return one number for a run, got the shape {tuple(losses.shape[1:])}")
             (gradient,) = torch.autograd.grad(losses.sum(), theta)
         self.theta = theta.detach()
         return gradient * self.trained
