@@ -8,6 +8,7 @@
 * ``execute``      runs chapters for the site, with progress and a store that sees `lib/`
 * ``ledger``       computes every claim's verdict from the executed checks
 * ``extension``    the Sphinx extension that puts all this on the page
+* ``docstrings``   turns the docstrings of `lib/` into the API page
 * ``icons``        the theme's icon fonts, cut down to what the site shows
 * ``build``        the site, from a clean slate each time
 """

@@ -7,9 +7,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import textwrap
 
 import nbformat
 import pytest
+import yaml
 from conftest import ROOT, SmallBook
 
 from press import notebooks, repository
@@ -17,13 +19,26 @@ from press.chapters import chapters
 
 SECTIONS = ["Claim", "Setup", "Derivation", "Experiment", "Check", "Play", "When it breaks", "Takeaways", "Exercises"]
 ALL = chapters(repository.committed_url())
-CHAPTERS = [c for c in ALL if c.name != "intro"]
+PARTS = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+# A chapter has a number, makes claims and keeps the chapters' shape; the pages without a number are free in theirs.
+NUMBERED = {entry["file"] for part in PARTS if part.get("numbered", True) for entry in part["chapters"]}
+CHAPTERS = [c for c in ALL if c.path.with_suffix("").as_posix() in NUMBERED]
+FREE = [c for c in ALL if c not in CHAPTERS]
 names = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
+texts = pytest.mark.parametrize("chapter", [c for c in ALL if c.name != "intro"], ids=lambda c: c.name)
 pages = pytest.mark.parametrize("chapter", ALL, ids=lambda c: c.name)
 
 
 def code(chapter):
     return [cell for cell in chapter.read().cells if cell.cell_type == "code"]
+
+
+def test_claims_are_made_and_checked_in_chapters_only():
+    claims = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
+    assert {claim["chapter"] for claim in claims.values()} == {c.name for c in CHAPTERS}
+    assert {"intro", "researchers"} <= {c.name for c in FREE}
+    for chapter in FREE:
+        assert not any("require" in re.findall(r"\w+(?=\()", cell.source) for cell in code(chapter)), chapter.name
 
 
 @names
@@ -37,7 +52,7 @@ def test_the_setup_cell_is_the_same_everywhere(chapter):
     assert code(chapter)[0].source == code(CHAPTERS[0])[0].source
 
 
-@names
+@texts
 def test_cells_are_short(chapter):
     lines = [len(cell.source.splitlines()) for cell in code(chapter)[1:]]
     assert max(lines) <= 25 and statistics.median(lines) <= 8
@@ -74,6 +89,19 @@ def test_no_chapter_imports_another_or_everything():
 
 def test_the_notebooks_are_in_step_with_the_chapters():
     notebooks.check([])
+
+
+def test_the_cluster_on_the_page_for_researchers_gives_the_bits_it_promises():
+    """That block is shown and not run: two processes come and go, and say so on the page."""
+    chapter = next(c for c in ALL if c.name == "researchers")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", chapter.source, re.M | re.S)
+    cells = [cell for cell in code(chapter)[1:] if "explore(" not in cell.source]
+    wanted = ("import math", "class Skip", "d, r, width", "runs = train")
+    lines = [cell.source for cell in cells if any(word in cell.source for word in wanted)]
+    script = "\n".join([*lines, block])
+    program = f"if __name__ == '__main__':\n{textwrap.indent(script, '    ')}    print('equal')\n"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
 
 
 # ------------------------------------------------------------------------------------- canary

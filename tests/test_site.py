@@ -1,11 +1,12 @@
 """The built pages as files: links, anchors, alternative texts, leftovers, nothing fetched from elsewhere."""
 
+import ast
 import re
 from urllib.parse import unquote, urldefrag
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import SITE, site_pages
+from conftest import ROOT, SITE, site_pages
 
 LEFTOVER = re.compile(r"\{(?:prf:ref|cite:?[pt]?|numref|ref|eq|doc)\}`|@REPO_URL@|<!-- ledger -->|^:::", re.M)
 SHARED = (
@@ -113,6 +114,22 @@ def test_no_source_text_error_or_broken_number_is_left_on_a_page(soups):
                 yield "a traceback"
 
     problems(soups, left)
+
+
+def test_the_api_page_has_every_public_name_with_its_words_and_formulas(soups):
+    soup = soups[SITE / "book" / "api.html"]
+    for module in ("models", "optimizers", "engine", "data", "support", "sharpness", "theory", "checks", "downloads"):
+        source = (ROOT / "lib" / f"{module}.py").read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and node.name != "check_choice":
+                heading = soup.find(id=f"lib.{module}.{node.name}")
+                words = heading.find_next_sibling("dd").get_text(" ", strip=True) if heading else ""
+                assert len(words) > 20, f"lib.{module}.{node.name}"
+    text = soup.article.get_text("\n")
+    assert not re.search(r"\$|:math:|:cite:|``|\\\*", re.sub(r"\\\(.*?\\\)", "", text, flags=re.S))
+    assert len(soup.select("article span.math")) > 100
+    assert any("2024" in link.get_text() for link in soup.select('article a[href^="references.html#"]'))
 
 
 def test_no_path_of_a_machine_is_on_a_page():
