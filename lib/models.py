@@ -11,6 +11,7 @@ Any other `torch.nn.Module` works with the engine too: a single one as it is, se
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -160,6 +161,8 @@ class DiagonalReLU(Model):
         super().__init__({"theta": (depth, d)})
 
     def forward(self, X: Tensor) -> Tensor:
+        if X.shape[-1] != self.d:  # a single column would broadcast
+            raise ValueError(f"X must have d = {self.d} inputs, got {X.shape[-1]}")
         for layer in range(self.depth - 1):
             X = (X * self.theta[..., layer, :].unsqueeze(-2)).relu()
         return (X @ self.theta[..., -1, :].unsqueeze(-1)).squeeze(-1)
@@ -189,6 +192,8 @@ def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
         raise ValueError(f"parameters must have the names {sorted(own)}, got {sorted(parameters)}")
     leading = set()
     for name, tensor in parameters.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"parameters[{name!r}] must be a tensor of floats, got {tensor!r}")
         shape = shapes[name]
         if tuple(tensor.shape[tensor.ndim - len(shape) :]) != tuple(shape):
             raise ValueError(f"parameters[{name!r}] must end in the shape {shape}, got {tuple(tensor.shape)}")
@@ -216,6 +221,8 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
     """
     if not models:
         raise ValueError("models must hold at least one module, got none")
+    if len({type(model) for model in models}) > 1:
+        raise ValueError(f"models must be of one class, got {sorted({type(model).__name__ for model in models})}")
     tables = [dict(model.named_parameters()) for model in models]
     signatures = {tuple((name, tuple(p.shape)) for name, p in table.items()) for table in tables}
     if len(signatures) > 1:
@@ -242,7 +249,10 @@ def initialise(model: Model, law: Law, *, generator: torch.Generator, runs: tupl
     Returns:
         The model, its parameters of shape (*runs, ...).
     """
-    count = int(torch.tensor(runs).prod()) if runs else 1
+    _check_runs(runs)
+    if not isinstance(model, Model):
+        raise ValueError(f"model must be one of this module's, got {type(model).__name__}")
+    count = math.prod(runs)
     drawn = {name: torch.zeros(count, *shape, dtype=torch.float64) for name, shape in model.shapes.items()}
     for run in range(count):
         for name, tensor in drawn.items():
@@ -271,15 +281,15 @@ def from_init(function: Callable[..., object], **options: object) -> Law:
 
 def normal(std: float) -> Law:
     r"""Law $N(0, s^2)$ of every weight, s = `std` > 0."""
-    if not std > 0:
-        raise ValueError(f"std must be positive, got {std}")
+    if not 0 < std < math.inf:
+        raise ValueError(f"std must be positive and finite, got {std}")
     return lambda weights, generator: weights.normal_(0.0, std, generator=generator)
 
 
 def uniform(low: float, high: float) -> Law:
     """Law of $\\pm$U(low, high), the sign random, for 0 <= low < high."""
-    if not 0 <= low < high:
-        raise ValueError(f"low and high must satisfy 0 <= low < high, got {low} and {high}")
+    if not 0 <= low < high < math.inf:
+        raise ValueError(f"low and high must satisfy 0 <= low < high < inf, got {low} and {high}")
 
     def law(weights: Tensor, generator: torch.Generator) -> None:
         weights.uniform_(low, high, generator=generator)
@@ -299,15 +309,26 @@ def balanced(model: Model, *, scale: float, generator: torch.Generator, runs: tu
     """
     if not isinstance(model, DeepLinear | Diagonal):
         raise ValueError(f"model must be DeepLinear or Diagonal, got {type(model).__name__}")
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    _check_runs(runs)
     if isinstance(model, Diagonal):
         signs = torch.randint(2, (*runs, model.depth, model.d), generator=generator) * 2 - 1
         return with_parameters(model, {"theta": scale * signs.to(torch.float64)})
     rank = min(model.widths)
     frames = [
-        torch.linalg.qr(torch.randn(*runs, width, rank, generator=generator, dtype=torch.float64)).Q
-        for width in model.widths
+        _frame(torch.randn(*runs, width, rank, generator=generator, dtype=torch.float64)) for width in model.widths
     ]
     pairs = zip(model.shapes, frames[1:], frames, strict=False)
     return with_parameters(model, {name: scale * after @ before.mT for name, after, before in pairs})
+
+
+def _frame(gaussian: Tensor) -> Tensor:
+    """Uniformly random orthonormal columns; LAPACK's own signs would make a first entry negative for sure."""
+    Q, R = torch.linalg.qr(gaussian)
+    return Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+
+def _check_runs(runs: tuple[int, ...]) -> None:
+    if not isinstance(runs, tuple) or not all(isinstance(size, int) and size >= 1 for size in runs):
+        raise ValueError(f"runs must be a tuple of sizes, each at least 1, got {runs!r}")

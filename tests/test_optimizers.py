@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.optimizers import SAMPLINGS, Diverged, all_epochs, descend, draw_batches
+from lib.optimizers import SAMPLINGS, Diverged, all_epochs, descend, draw_batches, update
 
 steady = settings(deadline=None, derandomize=True, database=None, max_examples=50)
 seeds = st.integers(0, 2**32 - 1)
@@ -195,6 +195,32 @@ def test_a_run_that_diverges_says_after_how_many_steps_and_at_which_learning_rat
 def test_a_run_that_grows_without_overflow_has_not_diverged():
     path = descend(lambda theta, batch: -theta, torch.tensor([1e300]), torch.zeros(20, 1), eta=1.0)
     assert path[-1] == 1e300 * 2**20
+
+
+# --------------------------------------------------------------------------------------- update
+@steady
+@given(st.integers(1, 4), st.integers(1, 5), seeds)
+def test_an_update_is_the_formula_run_by_run(runs, size, seed):
+    g = seeded(seed)
+    theta, gradient = torch.randn(2, runs, size, generator=g)
+    eta, decay, clip = torch.rand(3, runs, generator=g)
+    new, clipped = update(theta, gradient, eta=eta, weight_decay=decay, clip_norm=2 * clip)
+    for k in range(runs):
+        norm = math.sqrt(sum(x * x for x in gradient[k].tolist()))
+        scale = min(1.0, 2 * clip[k].item() / norm)
+        for i in range(size):
+            slope = scale * gradient[k, i].item() + decay[k].item() * theta[k, i].item()
+            assert abs(new[k, i].item() - (theta[k, i].item() - eta[k].item() * slope)) < 1e-14
+        assert clipped[k].item() == (norm > 2 * clip[k].item())
+
+
+def test_an_update_clips_neither_at_the_bound_nor_a_gradient_of_zero():
+    theta, gradient = torch.ones(2, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    new, clipped = update(
+        theta, gradient, eta=torch.ones(2), weight_decay=torch.zeros(2), clip_norm=torch.tensor([5.0, 0.0])
+    )
+    assert new.tolist() == [[-2.0, -3.0], [1.0, 1.0]]
+    assert clipped.tolist() == [False, False]
 
 
 # ------------------------------------------------------------------------------------- refusals
