@@ -2,8 +2,8 @@
 
 To see how the experiments run, read in this order; it takes one sitting:
 
-* ``models``      networks as torch modules, one or many at once, and how they are initialised
 * ``optimizers``  gradient descent, SGD and its samplers: the step, written out
+* ``models``      networks as torch modules, one or many at once, and how they are initialised
 * ``engine``      ``train``: ensembles of independent runs in one call
 * ``support``     which inputs the first layer uses; how the layers share the work
 

@@ -453,16 +453,16 @@ def padded(size: int, to: int = PAD) -> int:
     return -(-size // to) * to
 
 
-def layout_of(model: nn.Module, inputs: int) -> Layout | None:
+def layout_of(model: nn.Module) -> Layout | None:
     """The layout of a model that this path can run, else None.
 
-    It runs exactly the classes `DeepLinear`, `Diagonal`, `Product`, and `ReLU` on one input, with one
-    output; a subclass may compute something else, so it is left to torch.
+    It runs exactly the classes `DeepLinear`, `Diagonal`, `Product` and `ReLU`, with one output; a subclass
+    may compute something else, so it is left to torch.
     """
     kinds = {DeepLinear: LINEAR, Diagonal: DIAGONAL, Product: DIAGONAL, ReLU: RELU}
     kind = kinds.get(type(model))
     scalar = kind == DIAGONAL or (kind is not None and model.widths[-1] == 1)
-    if not scalar or (kind == RELU and inputs != 1):
+    if not scalar:
         return None
     layers, places, start = [], {}, 0
     if kind == DIAGONAL:

@@ -138,7 +138,7 @@ class CompiledRoute:
 
     def __init__(self, task: Task, theta: Tensor) -> None:
         self.task, self.batches = task, Batches(task)
-        self.layout = compiled.layout_of(task.model, task.inputs)
+        self.layout = compiled.layout_of(task.model)
         padded = np.zeros((len(theta), len(self.layout.mask)))
         padded[:, self.layout.entries] = theta.numpy()
         b, counts = self.batches, np.zeros((2, len(theta)), dtype=np.int64)
