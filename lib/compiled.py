@@ -7,8 +7,8 @@ from moments computed once. Both are exact, not approximations.
 
 Every run is worked alone, from its own random stream, so its result does not depend on what runs
 beside it. Layouts are padded with zeros to multiples of `PAD`, so that inner loops are whole vectors;
-padding stays zero. The samplers below serve the torch path as well. numba compiles each function on
-its first use and keeps the result beside this file.
+padding stays zero. The samplers below serve the torch path as well. numba compiles on the first use, some
+ten seconds, and keeps the result where it can.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ ORDER, LABELS, PARAMETERS = 0, 1, 2  # a run's three random streams: switching a
 
 # Sums may be reordered and fused; NaN and infinity keep their meaning, so that divergence shows.
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-jit = numba.njit(cache=True, **OPTIONS)
+CACHE = True
+try:  # numba keeps machine code beside this file, in the user's cache, or in NUMBA_CACHE_DIR
+    numba.njit(cache=True)(lambda: None)
+except RuntimeError:  # none of them can be written: each process compiles for itself
+    CACHE = False
+jit = numba.njit(cache=CACHE, **OPTIONS)
 inner = numba.njit(forceinline=True, **OPTIONS)  # passing arrays to a function costs as much as a small network
 
 
@@ -456,13 +461,13 @@ def padded(size: int, to: int = PAD) -> int:
 def layout_of(model: nn.Module) -> Layout | None:
     """The layout of a model that this path can run, else None.
 
-    It runs exactly the classes `DeepLinear`, `Diagonal`, `Product` and `ReLU`, with one output; a subclass
-    may compute something else, so it is left to torch.
+    It runs exactly the classes `DeepLinear`, `Diagonal`, `Product` and `ReLU`, with one output; a subclass, or
+    a model with hooks, may compute something else, so it is left to torch.
     """
     kinds = {DeepLinear: LINEAR, Diagonal: DIAGONAL, Product: DIAGONAL, ReLU: RELU}
     kind = kinds.get(type(model))
     scalar = kind == DIAGONAL or (kind is not None and model.widths[-1] == 1)
-    if not scalar:
+    if not scalar or model._forward_hooks or model._forward_pre_hooks:
         return None
     layers, places, start = [], {}, 0
     if kind == DIAGONAL:

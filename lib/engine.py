@@ -6,7 +6,7 @@ their common shape is the ensemble (`grid` lays settings out along axes of their
 
 Two routes do the same arithmetic. `compiled` is one loop in machine code, for models linear in their
 input and for ReLU networks; a run's result is then bit for bit the same whatever runs beside it.
-`torch` takes any module, any loss and any device, and is the oracle that the first is tested against;
+`torch` takes modules, losses and devices of all kinds, and is the oracle that the first is tested against;
 ensembles of another size may differ in the last digit of a step there. It is the faster one, twice at
 most, for ReLU networks over a hundred units wide at batches of hundreds. Both see the same batches and
 the same noise, which depend on the run's seed alone.
@@ -22,12 +22,12 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import torch
+from joblib.parallel import get_active_backend
 from torch import Tensor, nn
-from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from lib import compiled, routes
-from lib.models import with_parameters
+from lib.models import outputs, run_shape, with_parameters
 from lib.optimizers import SAMPLINGS, Diverged, check_choice
 
 
@@ -134,33 +134,41 @@ def train(
 
     Args:
         model: start of the runs; its run axes take part in the ensemble. Parameters that do not require a
-            gradient stay as they are. Not changed.
-        X: inputs (n, d), or (*runs, n, d) with a data set for each run; for ``sampling="online"`` a function
-            ``X(num_examples, generator)`` that returns fresh inputs and targets.
-        y: targets (n,), or (n, outputs), possibly after run axes; None for ``sampling="online"``.
+            gradient stay as they are. Not changed. A module from elsewhere must be one that `torch.func.vmap`
+            takes: no dropout, batch norm, recurrent layer or shared parameter.
+        X: inputs (n, d), or (*runs, n, d) with a data set for each run, which is then held once for each run;
+            an image is flattened, and reshaped in `forward`. For ``sampling="online"`` a function
+            ``X(num_examples, generator)`` that returns fresh inputs and targets, called for many steps at once.
+        y: targets (n,), or (n, outputs), possibly after run axes; with a `loss` also class numbers (n,); None
+            for ``sampling="online"``.
         eta: learning rate, at least 0.
         batch_size: examples of a step; n for ``sampling="full"``.
         num_steps: number of steps.
         sampling: ``"full"``, ``"without_replacement"`` (epochs, reshuffled), ``"cyclic"`` (one shuffle for each
             run, repeated), ``"subsets"`` (independent uniform subsets), ``"iid"`` (independent indices),
             ``"online"`` (fresh data), or a function ``(n, *, batch_size, num_steps, generator)`` that returns
-            the batches of one run, shape (num_steps, batch_size).
+            the batches of one run, shape (num_steps, batch_size), all held at once.
         weight_decay: $\lambda$, at least 0.
-        seed: integer from 0; decides a run's batches and noise. Runs of equal seeds see equal batches.
+        seed: integer from 0; decides a run's batches and noise. Runs that differ in other settings than these see
+            equal batches for equal seeds: n, `batch_size`, `sampling`, `last_batch`.
         record: steps, from 0 to `num_steps`, after which to measure.
-        measure: name -> function of the ensemble's model, whose result has the run axis first.
+        measure: name -> function of a model that holds some of the ensemble's runs on one run axis, whose result
+            has these runs first; `models.outputs` evaluates any such model. Called without gradients, on the CPU.
         label_noise: standard deviation of Gaussian noise on the targets, fresh at each step.
-        parameter_noise: standard deviation of Gaussian noise added to each trained parameter at each step.
+        parameter_noise: standard deviation of Gaussian noise added to each trained parameter after each step,
+            not multiplied by `eta`.
         clip_norm: largest norm of the loss's gradient; infinity does not clip.
-        schedule: factor of `eta` at steps 1, ..., num_steps, as a function of the tensor of steps.
+        schedule: factor of `eta` at steps 1, ..., num_steps, as a function of the tensor of steps, in float64.
         last_batch: what an epoch does when `batch_size` does not divide n: ``"whole"`` raises, ``"short"`` uses
             the remaining examples, ``"dropped"`` leaves them out.
         loss: function of one run's outputs and targets in place of the halved mean square; torch route only.
         route: ``"auto"``, ``"compiled"`` or ``"torch"``.
         device: where the torch route computes.
         jobs: parallel jobs, as in joblib; None leaves it to `joblib.parallel_config`, which also names other
-            backends, such as a Dask or Ray cluster.
+            backends, such as a Dask cluster.
         progress: show a progress bar.
+
+    The first call on a machine takes some ten seconds more, for the compiler.
 
     Returns:
         The runs; one that diverges keeps its records up to then, and does not disturb the others.
@@ -182,7 +190,7 @@ def train(
     )
     steps = _recorded(record, num_steps)
     factors = _factors(schedule, num_steps)
-    data = _data(model, X, y, settings["batch_size"], sampling, last_batch, loss)
+    data = _data(model, X, y, settings, sampling, last_batch, loss)
     chosen = _route(route, model, data, loss, device)
     shape = _run_shape(model, data, settings)
     whole = routes.Task(
@@ -241,7 +249,7 @@ def _numbers(name: str, value: object) -> Tensor:
 
 
 def _recorded(record: Sequence[int] | Tensor, num_steps: int) -> tuple[int, ...]:
-    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 0:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 0:
         raise ValueError(f"num_steps must be an integer and not negative, got {num_steps}")
     given = _numbers("record", list(record) if isinstance(record, Iterable) else record)
     if given.ndim != 1 or given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
@@ -255,7 +263,11 @@ def _recorded(record: Sequence[int] | Tensor, num_steps: int) -> tuple[int, ...]
 def _factors(schedule: Callable[[Tensor], Tensor] | None, num_steps: int) -> Tensor:
     if schedule is None:
         return torch.ones(num_steps, dtype=torch.float64)
-    factors = _numbers("schedule", schedule(torch.arange(1, num_steps + 1))).to(torch.float64).contiguous()
+    factors = (
+        _numbers("schedule", schedule(torch.arange(1, num_steps + 1, dtype=torch.float64)))
+        .to(torch.float64)
+        .contiguous()
+    )
     if factors.shape != (num_steps,) or not torch.isfinite(factors).all() or (factors < 0).any():
         raise ValueError(
             f"schedule must return a finite factor, at least 0, for each of the {num_steps} steps, "
@@ -275,7 +287,7 @@ def _data(
     model: nn.Module,
     X: Tensor | Callable,
     y: Tensor | None,
-    batch_size: Tensor,
+    settings: dict[str, Tensor],
     sampling: str | Callable,
     last_batch: str,
     loss: Callable | None,
@@ -283,6 +295,8 @@ def _data(
     """The data, checked against the model and the sampler."""
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise ValueError(f"model must be a torch module with parameters, got {type(model).__name__}")
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        raise ValueError(f"model must not use a parameter under two names, got {type(model).__name__}")
     online = sampling == "online"
     if online != callable(X) or online != (y is None):
         raise ValueError("X must be a function and y None for sampling='online', and tensors for every other sampler")
@@ -297,28 +311,31 @@ def _data(
     n, kind = first.shape[-2], next(model.parameters()).dtype
     if first.dtype != kind or (loss is None and targets.dtype != kind):
         raise ValueError(f"X and y must be {kind} as the model's parameters, got {first.dtype} and {targets.dtype}")
-    outputs = _outputs(model, first.reshape(-1, n, first.shape[-1])[0, :2])
-    tail = outputs.shape[1:]
+    tail = _outputs(model, first.reshape(-1, n, first.shape[-1])[0, :2]).shape[1:]
     if loss is not None and targets.shape[targets.ndim - 1 - len(tail) :] != (n, *tail):
         tail = ()  # classes, say: one number for each example, whatever the outputs are
     if targets.shape[targets.ndim - 1 - len(tail) :] != (n, *tail):
         raise ValueError(
             f"y must have the shape (*runs, {', '.join(map(str, (n, *tail)))}) for n = {n} inputs and this model, "
-            f"got {tuple(targets.shape)}"
+            f"got {tuple(targets.shape)}; axes of X before the last two, here {tuple(first.shape[:-2])}, are run axes"
         )
+    if loss is not None and not targets.is_floating_point() and (settings["label_noise"] > 0).any():
+        raise ValueError(f"label_noise must be 0 for targets of {targets.dtype}, which cannot carry it")
     if not online:
-        _check_batches(batch_size, n, sampling, last_batch)
+        _check_batches(settings["batch_size"], n, sampling, last_batch)
     return _Data(X, targets, first.shape[-1], len(tail))
 
 
 def _outputs(model: nn.Module, X: Tensor) -> Tensor:
-    """Outputs of the first network of `model` on X (n, d); a ValueError if X does not fit."""
-    runs = getattr(model, "run_shape", ())
-    own = {name: p.detach()[(0,) * len(runs)] for name, p in model.named_parameters()}
+    """Outputs of the first network of `model` on X (n, d); a ValueError if the two do not fit."""
+    first = {name: p.detach()[(0,) * len(run_shape(model))][None] for name, p in model.named_parameters()}
     try:
-        return functional_call(model, own, (X,))
+        return outputs(with_parameters(model, first), X[None])[0]
     except RuntimeError as error:
-        raise ValueError(f"X must fit the model, got {X.shape[-1]} inputs: {error}") from error
+        raise ValueError(
+            f"X must fit the model, got {X.shape[-1]} inputs, and the model must be one that torch.func.vmap takes "
+            f"(no dropout, batch norm or recurrent layer): {error}"
+        ) from error
 
 
 def _check_batches(batch_size: Tensor, n: int, sampling: str | Callable, last_batch: str) -> None:
@@ -357,7 +374,7 @@ def _route(route: str, model: nn.Module, data: _Data, loss: Callable | None, dev
 
 def _run_shape(model: nn.Module, data: _Data, settings: dict[str, Tensor]) -> tuple[int, ...]:
     shapes = {name: tuple(value.shape) for name, value in settings.items()}
-    shapes["model"] = tuple(getattr(model, "run_shape", ()))
+    shapes["model"] = tuple(run_shape(model))
     shapes["X"] = () if callable(data.X) else tuple(data.X.shape[:-2])
     shapes["y"] = () if callable(data.X) else tuple(data.y.shape[: data.y.ndim - 1 - data.tail])
     try:
@@ -372,13 +389,15 @@ def _run_shape(model: nn.Module, data: _Data, settings: dict[str, Tensor]) -> tu
 
 def _flat(tensor: Tensor, shape: tuple[int, ...], own: int) -> Tensor:
     """Run axes of a tensor flattened into one, of length 1 if it has none; its last `own` axes stay."""
+    if tensor.shape[: tensor.ndim - own].numel() == 1:
+        tensor = tensor.reshape(tensor.shape[tensor.ndim - own :])
     if tensor.ndim == own:
         return tensor[None].contiguous()  # machine code is compiled anew for another layout
     return tensor.expand(*shape, *tensor.shape[tensor.ndim - own :]).reshape(-1, *tensor.shape[tensor.ndim - own :])
 
 
 def _flat_model(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    axes, flat = len(getattr(model, "run_shape", ())), {}
+    axes, flat = len(run_shape(model)), {}
     for name, parameter in model.named_parameters():
         own = parameter.shape[axes:]
         flat[name] = parameter.detach().expand(*shape, *own).reshape(-1, *own)
@@ -420,7 +439,10 @@ def _carry_out(tasks: list[routes.Task], route: str, jobs: int | None, progress:
     sizes, outcomes = [len(task.settings["seed"]) * task.num_steps for task in tasks], []
     with tqdm(total=sum(sizes), unit="step", unit_scale=True, disable=not progress, delay=1) as bar:
         ticks = [_Tick(bar) for _ in tasks]
-        pool = joblib.Parallel(jobs, prefer="threads" if route == "compiled" else "processes", return_as="generator")
+        hint = "threads" if route == "compiled" else "processes"
+        backend, _ = get_active_backend(prefer=hint)
+        kind = "generator" if backend.supports_return_generator else "list"
+        pool = joblib.Parallel(jobs, prefer=hint, return_as=kind)
         calls = (joblib.delayed(routes.perform)(*call) for call in zip(tasks, [route] * len(tasks), ticks, strict=True))
         for tick, size, outcome in zip(ticks, sizes, pool(calls), strict=True):
             outcomes.append(outcome)
@@ -455,7 +477,7 @@ def _collect(
     )
     return Runs(
         with_parameters(whole.model, final),
-        torch.tensor(whole.record),
+        torch.tensor(whole.record, dtype=torch.long),
         records,
         together(clipped, 1) if clipped else torch.empty(0, *shape, dtype=torch.long),
         diverged,

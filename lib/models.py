@@ -1,7 +1,7 @@
 r"""Models as torch modules, and their initialisations.
 
-A model is written for one network and serves an ensemble: its parameters may carry leading *run
-axes*, one entry per independent run, and inputs of shape (*runs, n, d) meet them run by run. So
+A model is written for one network and serves an ensemble: its parameters may carry leading run
+axes, one entry per independent run, and inputs of shape (*runs, n, d) meet them run by run. So
 `W1` of a single network has shape (width, d), that of 64 networks (64, width, d), and the same
 `forward` evaluates both. Each model answers for its first layer through `first_layer()`.
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 Law = Callable[[Tensor, torch.Generator], object]
 
@@ -175,6 +176,46 @@ class DiagonalReLU(Model):
 # -- parameters of one network and of many ----------------------------------------------------
 
 
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of one network's parameters, by name."""
+    if isinstance(model, Model):
+        return model.shapes
+    return getattr(model, "_lib_shapes", {name: tuple(p.shape) for name, p in model.named_parameters()})
+
+
+def run_shape(model: nn.Module) -> tuple[int, ...]:
+    """Sizes of a model's run axes; () for a single network."""
+    return model.run_shape if isinstance(model, Model) else getattr(model, "_lib_run_shape", ())
+
+
+def outputs(model: nn.Module, X: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+    """What each network of an ensemble makes of X: for a module of this file the same as ``model(X)``.
+
+    A module from elsewhere does not know of run axes; `torch.func.vmap` takes it over them.
+
+    Args:
+        model: any module, with run axes or without.
+        X: inputs (n, d) for all networks, or (*runs, n, d).
+        parameters: name -> tensor, in place of the model's own.
+
+    Returns:
+        Shape (*runs, n), or (*runs, n, outputs) for several outputs.
+
+    >>> three = stack([nn.Linear(2, 1) for _ in range(3)])
+    >>> outputs(three, torch.ones(5, 2)).shape
+    torch.Size([3, 5, 1])
+    """
+    own = dict(model.named_parameters()) if parameters is None else parameters
+
+    def call(one: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return functional_call(model, one, (inputs,))
+
+    if not isinstance(model, Model):
+        for _ in run_shape(model):
+            call = vmap(call, in_dims=(0, None if X.ndim == 2 else 0))
+    return call(own, X)
+
+
 def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
     """A copy of `model` that holds `parameters`, which may carry leading run axes.
 
@@ -187,7 +228,7 @@ def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
         ValueError: on a missing or unknown name, on a shape that does not fit.
     """
     own = dict(model.named_parameters())
-    shapes = getattr(model, "shapes", {name: tuple(p.shape) for name, p in own.items()})
+    shapes = shapes_of(model)
     if set(parameters) != set(own):
         raise ValueError(f"parameters must have the names {sorted(own)}, got {sorted(parameters)}")
     leading = set()
@@ -206,7 +247,7 @@ def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
         wrapped = nn.Parameter(tensor.detach().clone(), requires_grad=own[name].requires_grad)
         setattr(fresh.get_submodule(owner), attribute, wrapped)
     if not isinstance(model, Model):
-        fresh.shapes, fresh.run_shape = shapes, leading.pop() if leading else ()
+        fresh._lib_shapes, fresh._lib_run_shape = shapes, leading.pop() if leading else ()
     return fresh
 
 

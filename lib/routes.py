@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from lib import compiled
-from lib.models import Model
+from lib.models import outputs
 from lib.optimizers import update
 
 SAMPLERS = {
@@ -29,6 +29,7 @@ SAMPLERS = {
 }
 BLOCK = 1 << 17  # numbers drawn ahead: 1 MB, about a cache
 POOL = 1 << 14  # numbers of fresh data drawn ahead for one run; part of what a seed means
+WORK = 1 << 27  # multiplications after which Ctrl-C is heard and progress shown, about a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Batches:
         if self.kind == compiled.CYCLIC:
             compiled.shuffle_all(self.order, self.streams)
         if self.kind == compiled.GIVEN:
-            self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+            # not the seed itself, with which the caller may have drawn the data or the start
+            self.generators = [torch.Generator().manual_seed(int(s) >> 1) for s in self.streams[:, compiled.ORDER]]
         if callable(task.sampling):
             self.custom = np.stack([self._custom(n, generator) for generator in self.generators])
 
@@ -92,14 +94,13 @@ class Batches:
             raise ValueError(f"sampling must return the shape {(steps, size)}, got {tuple(batches.shape)}")
         if batches.numel() and not 0 <= int(batches.min()) <= int(batches.max()) < n:
             raise ValueError(f"sampling must return indices in 0..{n - 1}, got {batches.min()}..{batches.max()}")
-        return batches.numpy().astype(np.int64)
+        return batches.numpy().astype(np.int32)
 
     def blocks(self, start: int, stop: int, steps: int) -> Iterator[tuple[int, int]]:
         """Cut the steps start..stop-1 into blocks of at most `steps`; fresh data also end a block."""
-        if self.task.sampling == "online":
-            steps = self.pool_steps
+        pool = self.pool_steps if self.task.sampling == "online" else stop
         while start < stop:
-            end = min(stop, (start // steps + 1) * steps)
+            end = min(stop, start + steps, (start // pool + 1) * pool)
             yield start, end
             start = end
 
@@ -112,7 +113,7 @@ class Batches:
         """Batches that are not drawn by a sampler of `compiled`: (k or 1, steps, batch_size); else no steps."""
         size = self.task.batch_size
         if callable(self.task.sampling):
-            return np.ascontiguousarray(self.custom[:, start:stop])
+            return np.ascontiguousarray(self.custom[:, start:stop], dtype=np.int64)
         if self.task.sampling != "online":
             return np.zeros((1, 0, size), dtype=np.int64)
         pool, first = divmod(start, self.pool_steps)
@@ -147,7 +148,13 @@ class CompiledRoute:
         self.factors = task.factors.numpy()
         self.padded, self.entries = torch.from_numpy(padded), torch.from_numpy(self.layout.entries)
         self.clipped, self.diverged = torch.from_numpy(counts)
-        self.steps_at_once = max(1, BLOCK // len(theta))
+        relu, moments = (
+            self.layout.kind == compiled.RELU,
+            task.sampling == "full" and not self.options.label_noise.any(),
+        )
+        examples = 1 if moments and not relu else task.batch_size
+        work = theta.shape[1] + examples * (theta.shape[1] if relu else task.inputs)
+        self.steps_at_once = max(1, min(BLOCK, WORK // work) // len(theta))
         self.problem, self.seen = None, None
 
     def _problem(self) -> compiled.Problem:
@@ -181,7 +188,8 @@ class TorchRoute:
 
     def __init__(self, task: Task, theta: Tensor) -> None:
         self.task, self.batches = task, Batches(task)
-        self.theta = theta.to(task.device)
+        self.theta = theta.to(task.device, copy=True)
+        self.model = copy.deepcopy(task.model).to(task.device)  # for its buffers
         named = task.model.parameters()
         self.trained = torch.cat([torch.full_like(p[0], p.requires_grad, dtype=torch.bool).flatten() for p in named])
         self.trained = self.trained.to(task.device)
@@ -189,23 +197,21 @@ class TorchRoute:
         self.settings = {name: value.to(task.device, theta.dtype) for name, value in numbers.items()}
         self.clipped = torch.zeros(len(theta), dtype=torch.long, device=task.device)
         self.diverged = torch.zeros_like(self.clipped)
-        self.steps_at_once = max(1, BLOCK // (len(theta) * task.batch_size))
+        drawn = max(task.batch_size, theta.shape[1] * bool(task.settings["parameter_noise"].any()))
+        self.steps_at_once = max(1, BLOCK // (len(theta) * drawn))
         self.data, self.seen = None, None
 
     def gradient(self, X: Tensor, y: Tensor) -> Tensor:
         """Gradient of each run's loss in its trained parameters, 0 elsewhere: shape (k, parameters)."""
-        theta, model = self.theta.requires_grad_(), self.task.model
+        theta, model = self.theta.requires_grad_(), self.model
         with torch.enable_grad():
-            if isinstance(model, Model):
-                outputs = functional_call(model, cut(model, theta), (X,))
-            else:
-                outputs = vmap(lambda own, x: functional_call(model, own, (x,)))(cut(model, theta), X)
+            made = outputs(model, X, cut(model, theta))
             if self.task.loss is None:
-                if outputs.shape != y.shape:  # they would broadcast
-                    raise ValueError(f"model must map X to the shape of y {tuple(y.shape)}, got {tuple(outputs.shape)}")
-                losses = ((outputs - y) ** 2).flatten(1).sum(dim=1) / (2 * y.shape[1])
+                if made.shape != y.shape:  # they would broadcast
+                    raise ValueError(f"model must map X to the shape of y {tuple(y.shape)}, got {tuple(made.shape)}")
+                losses = ((made - y) ** 2).flatten(1).sum(dim=1) / (2 * y.shape[1])
             else:
-                losses = vmap(self.task.loss)(outputs, y)
+                losses = vmap(self.task.loss)(made, y)
                 if losses.shape != theta.shape[:1]:
                     raise ValueError(f"loss must return one number for a run, got the shape {tuple(losses.shape[1:])}")
             (gradient,) = torch.autograd.grad(losses.sum(), theta)
@@ -236,14 +242,14 @@ class TorchRoute:
         if self.seen is not self.batches.X:
             self.seen = self.batches.X
             self.data = self.batches.X.to(self.task.device), self.batches.y.to(self.task.device)
-        outputs = self.data[1][0, 0].numel()
+        each = self.data[1][0, 0].numel()
         sigma, jitter = self.settings["label_noise"], self.settings["parameter_noise"]
-        labels = self._normals(compiled.LABELS, sizes * outputs) if sigma.any() else None
+        labels = self._normals(compiled.LABELS, sizes * each) if sigma.any() else None
         moves = self._normals(compiled.PARAMETERS, np.full_like(sizes, self.theta.shape[1])) if jitter.any() else None
         for step, size in enumerate(sizes.tolist()):
             X, y = (self._take(data, indices[step, :, :size]) for data in self.data)
             if labels is not None:
-                y = y + (sigma[:, None] * labels[step, :, : size * outputs]).reshape(y.shape)
+                y = y + (sigma[:, None] * labels[step, :, : size * each]).reshape(y.shape)
             self.step(X, y, start + step, None if moves is None else jitter[:, None] * moves[step])
 
     def _take(self, data: Tensor, batch: Tensor) -> Tensor:
@@ -296,6 +302,7 @@ def perform(task: Task, route: str, tick: Callable[[int], object]) -> Outcome:
                 clipped.append(runner.clipped.cpu().clone())
                 for name, function in task.measure.items():
                     records[name].append(_measured(name, function(view), len(theta)))
+    runner.read(theta)  # once more: a measurement may have written into what it was shown
     return Outcome(cut(view, theta), records, clipped, runner.diverged.cpu())
 
 
@@ -316,8 +323,10 @@ def _measured(name: str, value: Tensor, k: int) -> Tensor:
 def one_thread() -> Iterator[None]:
     """One thread of torch: two make small products on a busy machine up to twenty times slower."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if threads != 1:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        if threads != 1:
+            torch.set_num_threads(threads)

@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from tqdm import tqdm
 
-from lib import compiled, engine
+from lib import compiled, engine, routes
 from lib.engine import grid, log_steps, train
-from lib.models import DeepLinear, Diagonal, DiagonalReLU, Product, ReLU, stack, with_parameters
+from lib.models import DeepLinear, Diagonal, DiagonalReLU, Product, ReLU, outputs, stack, with_parameters
 from lib.optimizers import Diverged
 
 N, STEPS = 12, 12
@@ -1124,6 +1124,135 @@ def test_the_compiled_route_is_refused_where_it_does_not_fit(model, X, change):
 def test_an_unknown_route_is_refused():
     with pytest.raises(ValueError, match=r"^route must be one of \('auto', 'compiled', 'torch'\), got 'fast'"):
         call(DeepLinear((4, 1)), X4, Y4, route="fast")
+
+
+# --------------------------------------------------------------------- modules that are not the library's
+class Around(nn.Module):
+    """A skip path, and a count of its calls kept in a buffer."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.w, self.shapes = nn.Parameter(torch.ones(d, dtype=torch.float64)), [8, 1]
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, X):
+        self.calls = self.calls + 1
+        return X @ self.w
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_measurement_evaluates_a_module_of_ones_own(jobs):
+    net = Around(4)
+    measure = {"mean": lambda m: outputs(m, X4).mean(dim=1), "theta": flat}
+    with joblib.parallel_config(backend="threading"):
+        runs = call(net, X4, Y4, seed=torch.arange(3), jobs=jobs, measure=measure)
+    assert (runs["mean"] - runs["theta"] @ X4.mean(dim=0)).abs().max() < 1e-14
+    assert net.calls == 0  # the caller's module is not touched
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4, dtype=torch.float64), nn.Dropout()], ids=["batch norm", "dropout"])
+def test_a_module_that_vmap_refuses_is_refused_by_name_and_left_as_it_was(layer):
+    net = nn.Sequential(layer, nn.Linear(4, 1, dtype=torch.float64))
+    before = [buffer.clone() for buffer in net.buffers()]
+    with pytest.raises(ValueError, match=r"the model must be one that torch.func.vmap takes"):
+        call(net, X4, Y4[:, None])
+    assert all(torch.equal(a, b) for a, b in zip(before, net.buffers(), strict=True))
+
+
+def test_a_parameter_under_two_names_is_refused():
+    net = nn.Sequential(*[nn.Linear(4, 4, dtype=torch.float64) for _ in range(2)])
+    net[1].weight = net[0].weight
+    with pytest.raises(ValueError, match="^model must not use a parameter under two names, got Sequential"):
+        call(net, X4, torch.zeros(N, 4))
+
+
+def test_a_model_with_a_hook_is_left_to_torch():
+    net = filled(DeepLinear((4, 1)))
+    net.register_forward_hook(lambda module, arguments, out: out * 0)
+    still = call(net, X4, Y4)
+    assert still.route == "torch"
+    assert torch.equal(still["theta"][-1], still["theta"][0])
+
+
+def test_class_numbers_cannot_carry_label_noise():
+    loss = nn.functional.cross_entropy
+    with pytest.raises(ValueError, match=r"^label_noise must be 0 for targets of torch.int64"):
+        call(DeepLinear((4, 3)), X4, torch.zeros(N, dtype=torch.long), loss=loss, label_noise=0.1)
+
+
+# ------------------------------------------------------------------------------- blocks, memory, streams
+@pytest.mark.parametrize("model", [filled(DeepLinear((4, 5, 1)), 3), filled(ReLU((4, 5, 1), biases=True), 3)], ids=str)
+@both_routes
+def test_the_size_of_a_block_of_steps_changes_no_bit(model, route, monkeypatch):
+    options = {"route": route, "record": [STEPS], "label_noise": 0.1, "parameter_noise": 0.01}
+    whole = call(model, X4, Y4, **options)
+    ticks = []
+    monkeypatch.setattr(routes, "WORK" if route == "compiled" else "BLOCK", 1)
+    monkeypatch.setattr(engine._Tick, "__call__", lambda self, steps: ticks.append(steps))
+    assert torch.equal(call(model, X4, Y4, **options)["theta"], whole["theta"])
+    assert sum(ticks) == 3 * STEPS
+    assert max(ticks) == (3 if route == "compiled" else 1)  # Ctrl-C is heard after each step
+
+
+def test_wide_networks_and_their_noise_take_shorter_blocks():
+    seen = []
+    for width, noise in ((5, 0.0), (500, 0.0), (500, 0.1)):
+        for route in ROUTES:
+            net = filled(ReLU((4, width, 1), biases=False), 1)
+            settings = {name: torch.zeros(1, dtype=torch.float64) for name in compiled.Options._fields}
+            settings |= {"seed": torch.zeros(1, dtype=torch.long), "parameter_noise": torch.full((1,), noise).double()}
+            task = routes.Task(
+                net, X4[None], Y4[None], 4, 4, 9, "iid", False, settings, torch.ones(9), (), {}, None, "cpu"
+            )
+            kind = {"compiled": routes.CompiledRoute, "torch": routes.TorchRoute}[route]
+            seen.append(kind(task, flat(net).detach()).steps_at_once)
+    small, _, wide, plain, _, noisy = seen
+    assert wide * 100 <= routes.WORK / (2500 * 4) * 100 < small * 100  # multiplications bound the compiled route
+    assert noisy * 2500 <= routes.BLOCK < plain * 2500  # and drawn numbers the other
+
+
+def test_one_data_set_with_run_axes_of_length_one_is_held_once():
+    assert engine._flat(X4[None, None], (4, 16), 2).shape == (1, *X4.shape)
+    many = {"seed": torch.arange(3)}
+    assert torch.equal(call(filled(DeepLinear((4, 1))), X4[None], Y4[None], **many)["theta"],
+                       call(filled(DeepLinear((4, 1))), X4, Y4, **many)["theta"])  # fmt: skip
+
+
+def test_fresh_data_do_not_repeat_what_the_caller_drew_with_the_same_seed():
+    drawn = []
+
+    def stream(count, generator):
+        drawn.append(torch.randn(count, 4, generator=generator, dtype=torch.float64))
+        return drawn[-1], drawn[-1][:, 0]
+
+    call(DeepLinear((4, 1)), stream, None, sampling="online", seed=7)
+    assert not torch.equal(drawn[-1][0], torch.randn(1, 4, generator=seeded(7), dtype=torch.float64)[0])
+
+
+def test_a_schedule_is_asked_in_double_precision_whatever_the_default_is():
+    asked = []
+    call(DeepLinear((4, 1)), X4, Y4, schedule=lambda t: asked.append(t.dtype) or 1 / t)
+    assert asked == [torch.float64]
+
+
+def test_a_measurement_that_writes_does_not_reach_the_run():
+    def vandal(model):
+        model.W1.zero_()
+        return flat(model)
+
+    for route in ROUTES:
+        runs = call(filled(DeepLinear((4, 1))), X4, Y4, measure={"zero": vandal}, route=route, record=[0, 1, STEPS])
+        assert torch.equal(flat(runs.model), flat(call(filled(DeepLinear((4, 1))), X4, Y4, route=route).model))
+
+
+def test_a_backend_without_generators_will_do():
+    class Plain(joblib._parallel_backends.SequentialBackend):
+        supports_return_generator = False
+
+    joblib.register_parallel_backend("plain", Plain)
+    with joblib.parallel_config(backend="plain"):
+        runs = call(filled(DeepLinear((4, 1)), 3), X4, Y4)
+    assert torch.equal(runs["theta"], call(filled(DeepLinear((4, 1)), 3), X4, Y4)["theta"])
 
 
 # ------------------------------------------------------------------------- other processes, and the bar

@@ -21,6 +21,9 @@ from lib.models import (
     from_init,
     initialise,
     normal,
+    outputs,
+    run_shape,
+    shapes_of,
     stack,
     uniform,
     with_parameters,
@@ -175,8 +178,8 @@ def test_stack_keeps_order_and_shapes_of_any_module():
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in range(3)]
     several = stack(nets)
-    assert several.run_shape == (3,)
-    assert list(several.shapes) == [name for name, _ in nets[0].named_parameters()]
+    assert run_shape(several) == (3,)
+    assert list(shapes_of(several)) == [name for name, _ in nets[0].named_parameters()]
     for k, net in enumerate(nets):
         assert all(torch.equal(p[k], q) for p, q in zip(several.parameters(), net.parameters(), strict=True))
     assert nets[0][0].weight.shape == (4, 3)
@@ -185,7 +188,7 @@ def test_stack_keeps_order_and_shapes_of_any_module():
 def test_a_stack_of_stacks_has_two_run_axes():
     rows = [stack([filled(DeepLinear((2, 1)), seed=3 * i + j) for j in range(3)]) for i in range(2)]
     both = stack(rows)
-    assert both.run_shape == (2, 3)
+    assert run_shape(both) == (2, 3)
     assert torch.equal(both.W1[1, 2], rows[1].W1[2])
 
 
@@ -403,3 +406,20 @@ def test_only_the_models_of_the_book_can_be_initialised():
 def test_what_cannot_be_balanced_is_refused(model, scale, message):
     with pytest.raises(ValueError, match=message):
         balanced(model, scale=scale, generator=seeded(0))
+
+
+@pytest.mark.parametrize("runs", [(), (3,), (2, 3)])
+def test_outputs_are_those_of_each_network_on_shared_and_on_own_inputs(runs):
+    nets = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double() for _ in range(math.prod(runs))]
+    flat = stack(nets)
+    model = with_parameters(nets[0], {k: p.detach().reshape(*runs, *p.shape[1:]) for k, p in flat.named_parameters()})
+    for X in (torch.randn(5, 4, dtype=torch.float64), torch.randn(*runs, 5, 4, dtype=torch.float64)):
+        each = X.expand(*runs, 5, 4).reshape(-1, 5, 4)
+        by_hand = torch.stack([net(x) for net, x in zip(nets, each, strict=True)]).reshape(*runs, 5, 2)
+        assert (outputs(model, X) - by_hand).abs().max() < 1e-14
+
+
+def test_outputs_of_the_librarys_models_are_their_own():
+    net = initialise(ReLU((4, 3, 1), biases=True), normal(1.0), generator=torch.Generator().manual_seed(0), runs=(2,))
+    X = torch.ones(5, 4, dtype=torch.float64)
+    assert torch.equal(outputs(net, X), net(X))
