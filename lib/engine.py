@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib import compiled, routes
-from lib.models import outputs, run_shape, with_parameters
+from lib.models import outputs, run_shape, unstack, with_parameters
 from lib.optimizers import SAMPLINGS, Diverged, check_choice
 
 
@@ -89,6 +89,25 @@ def grid(**settings: Sequence[float]) -> dict[str, Tensor]:
         name: _numbers(name, list(values)).reshape([-1 if axis == own else 1 for axis in range(count)])
         for own, (name, values) in enumerate(settings.items())
     }
+
+
+def of_each(function: Callable[[nn.Module], float]) -> Callable[[nn.Module], Tensor]:
+    """A measurement made of a function that takes one network and returns a number, such as `sharpness`.
+
+    A run that has diverged measures NaN; the function is not asked.
+
+    >>> from lib.models import stack
+    >>> size = of_each(lambda net: net.weight.numel())
+    >>> size(stack([nn.Linear(2, 3), nn.Linear(2, 3)])).tolist()
+    [6.0, 6.0]
+    """
+
+    def measurement(model: nn.Module) -> Tensor:
+        finite = torch.stack([p.detach().flatten(1).isfinite().all(dim=1) for p in model.parameters()]).all(dim=0)
+        pairs = zip(unstack(model), finite.tolist(), strict=True)
+        return torch.tensor([float(function(net)) if alive else math.nan for net, alive in pairs], dtype=torch.float64)
+
+    return measurement
 
 
 def log_steps(num_steps: int, count: int) -> Tensor:
@@ -153,7 +172,8 @@ def train(
             equal batches for equal seeds: n, `batch_size`, `sampling`, `last_batch`.
         record: steps, from 0 to `num_steps`, after which to measure.
         measure: name -> function of a model that holds some of the ensemble's runs on one run axis, whose result
-            has these runs first; `models.outputs` evaluates any such model. Called without gradients, on the CPU.
+            has these runs first; `models.outputs` evaluates any such model, `of_each` takes a function of one
+            network. Called without gradients, on the CPU.
         label_noise: standard deviation of Gaussian noise on the targets, fresh at each step.
         parameter_noise: standard deviation of Gaussian noise added to each trained parameter after each step,
             not multiplied by `eta`.

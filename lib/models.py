@@ -271,6 +271,18 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
     return with_parameters(models[0], {name: torch.stack([t[name].detach() for t in tables]) for name in tables[0]})
 
 
+def unstack(model: nn.Module) -> list[nn.Module]:
+    """The single networks of a model with one run axis, in order.
+
+    Raises:
+        ValueError: unless `model` has exactly one run axis.
+    """
+    if len(run_shape(model)) != 1:
+        raise ValueError(f"model must have one run axis, got {run_shape(model)}")
+    table = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return [with_parameters(model, {name: p[k] for name, p in table.items()}) for k in range(*run_shape(model))]
+
+
 # -- initialisations --------------------------------------------------------------------------
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from tqdm import tqdm
 
 from lib import compiled, engine, routes
-from lib.engine import grid, log_steps, train
+from lib.engine import grid, log_steps, of_each, train
 from lib.models import DeepLinear, Diagonal, DiagonalReLU, Product, ReLU, outputs, stack, with_parameters
 from lib.optimizers import Diverged
+from lib.sharpness import sharpness
 
 N, STEPS = 12, 12
 ROUTES = ("compiled", "torch")
@@ -1243,6 +1244,18 @@ def test_a_measurement_that_writes_does_not_reach_the_run():
     for route in ROUTES:
         runs = call(filled(DeepLinear((4, 1))), X4, Y4, measure={"zero": vandal}, route=route, record=[0, 1, STEPS])
         assert torch.equal(flat(runs.model), flat(call(filled(DeepLinear((4, 1))), X4, Y4, route=route).model))
+
+
+@both_routes
+def test_sharpness_is_recorded_during_a_run_and_is_nan_after_a_divergence(route):
+    net = filled(DeepLinear((4, 3, 1)))
+    measure = {"sharpness": of_each(lambda one: sharpness(one, X4, Y4)), "theta": flat}
+    etas = torch.tensor([0.05, 50.0], dtype=torch.float64)
+    runs = call(net, X4, Y4, eta=etas, num_steps=40, record=[0, 10, 40], measure=measure, route=route)
+    assert [lost.run for lost in runs.diverged] == [(1,)]
+    assert runs["sharpness"].isnan().tolist() == runs["theta"].isnan().any(dim=-1).tolist()
+    assert runs["sharpness"][0].tolist() == [sharpness(net, X4, Y4)] * 2
+    assert runs["sharpness"][-1, 0] == sharpness(single(runs.model, 0), X4, Y4) != runs["sharpness"][0, 0]
 
 
 def test_a_backend_without_generators_will_do():

@@ -26,6 +26,7 @@ from lib.models import (
     shapes_of,
     stack,
     uniform,
+    unstack,
     with_parameters,
 )
 
@@ -423,3 +424,11 @@ def test_outputs_of_the_librarys_models_are_their_own():
     net = initialise(ReLU((4, 3, 1), biases=True), normal(1.0), generator=torch.Generator().manual_seed(0), runs=(2,))
     X = torch.ones(5, 4, dtype=torch.float64)
     assert torch.equal(outputs(net, X), net(X))
+
+
+def test_unstack_undoes_stack_and_wants_one_run_axis():
+    nets = [filled(DeepLinear((4, 3, 1)), seed=seed) for seed in range(3)]
+    apart = unstack(stack(nets))
+    assert all(torch.equal(a.W1, b.W1) and torch.equal(a.W2, b.W2) for a, b in zip(apart, nets, strict=True))
+    with pytest.raises(ValueError, match=r"^model must have one run axis, got \(\)"):
+        unstack(nets[0])
