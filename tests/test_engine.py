@@ -1181,6 +1181,21 @@ def test_class_numbers_cannot_carry_label_noise():
         call(DeepLinear((4, 3)), X4, torch.zeros(N, dtype=torch.long), loss=loss, label_noise=0.1)
 
 
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]  # a GPU is tested where there is one
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sampler", ["full", "short", "online"])
+def test_every_device_takes_the_steps_of_the_compiled_route(device, sampler):
+    net = filled(ReLU((4, 5, 1), biases=True), 3)
+    X, y = (fresh(4), None) if sampler == "online" else (X4, Y4)
+    options = {"label_noise": 0.1, "parameter_noise": 0.01, "clip_norm": 0.3, "weight_decay": 0.1}
+    there = call(net, X, y, route="torch", device=device, **SAMPLERS[sampler], **options)
+    here = call(net, X, y, route="compiled", **SAMPLERS[sampler], **options)
+    assert (there["theta"] - here["theta"]).abs().max() < 1e-12
+    assert torch.equal(there.clipped, here.clipped)
+
+
 # ------------------------------------------------------------------------------- blocks, memory, streams
 @pytest.mark.parametrize("model", [filled(DeepLinear((4, 5, 1)), 3), filled(ReLU((4, 5, 1), biases=True), 3)], ids=str)
 @both_routes
