@@ -88,6 +88,8 @@ def test_an_interrupted_build_leaves_nothing_that_makes_the_next_one_lie(small_b
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # a shell starts its background jobs deaf to Ctrl-C, and what they start is deaf too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log, deadline = small_book.root / "_build" / "kernels.log", time.monotonic() + 60
     while not log.exists() and time.monotonic() < deadline:
