@@ -97,10 +97,10 @@ def shuffle(order, streams, start, stop):
 
 
 @inner
-def draw(sampler, order, position, streams, batch, size, whole):
+def draw(sampler, order, position, streams, batch, size, drop_last):
     """Fill `batch` with the next step's examples; return how many they are and the position in the epoch.
 
-    `whole` leaves out an epoch's short last batch. `order` is a permutation of the examples.
+    `drop_last` leaves out an epoch's short last batch. `order` is a permutation of the examples.
     """
     n = order.shape[0]
     if sampler == IID:
@@ -110,7 +110,7 @@ def draw(sampler, order, position, streams, batch, size, whole):
     if sampler in (SUBSETS, FULL):
         position = 0
     left = n - position
-    if left == 0 or (whole and left < size):
+    if left == 0 or (drop_last and left < size):
         position, left = 0, n
     count = min(size, left)
     if sampler in (SUBSETS, WITHOUT_REPLACEMENT):
@@ -128,13 +128,13 @@ def shuffle_all(order, streams):
 
 
 @jit
-def draw_steps(sampler, order, position, streams, batches, counts, size, whole):
+def draw_steps(sampler, order, position, streams, batches, counts, size, drop_last):
     """The batches of the next steps, for the torch path: fills `batches` (steps, runs, size), `counts` (steps,)."""
     for step in range(batches.shape[0]):
         for run in range(batches.shape[1]):
             own = order[run % order.shape[0]]
             counts[step], position[run] = draw(
-                sampler, own, position[run], streams[run], batches[step, run], size, whole
+                sampler, own, position[run], streams[run], batches[step, run], size, drop_last
             )
 
 
@@ -376,14 +376,14 @@ def finite_update(theta, grad, eta):
 
 
 @jit
-def advance(layout, problem, state, options, sampler, given, size, whole, factors, first):
+def advance(layout, problem, state, options, sampler, given, size, drop_last, factors, first):
     """Take the steps first + 1, ..., first + len(factors) of every run that has not diverged.
 
     `factors` multiply a run's learning rate, shape (steps,); `given` holds the batches of these steps,
     shape (runs or 1, steps, size), when the sampler is GIVEN.
     """
     kind, layers, entries, mask, frozen = layout
-    n, columns = problem.X.shape[1:]
+    columns = problem.X.shape[2]
     widest = max(columns, np.int64(layers[:, :2].max()))
     above, under = np.zeros((layers.shape[0] + 1, widest)), np.zeros((layers.shape[0] + 1, widest))
     w, g = np.zeros(columns), np.zeros(columns)
@@ -392,13 +392,8 @@ def advance(layout, problem, state, options, sampler, given, size, whole, factor
     noise = np.zeros(max(size, entries.shape[0]))
     for run in range(state.theta.shape[0]):
         theta, order, streams = state.theta[run], state.order[run % state.order.shape[0]], state.streams[run]
-        data = run % problem.X.shape[0], run % problem.y.shape[0], run % problem.cross.shape[0]
-        X, y, gram, cross = (
-            problem.X[data[0]],
-            problem.y[data[1]],
-            problem.gram[data[0]].ravel(),
-            problem.cross[data[2]],
-        )
+        X, y = problem.X[run % problem.X.shape[0]], problem.y[run % problem.y.shape[0]]
+        gram, cross = problem.gram[run % problem.gram.shape[0]].ravel(), problem.cross[run % problem.cross.shape[0]]
         decay, sigma = options.weight_decay[run], options.label_noise[run]
         jitter, clip_norm = options.parameter_noise[run], options.clip_norm[run]
         moments = sampler == FULL and kind != RELU and sigma == 0.0
@@ -411,7 +406,8 @@ def advance(layout, problem, state, options, sampler, given, size, whole, factor
                     for k in range(size):
                         batch[k] = given[run % given.shape[0], step, k]
                 else:
-                    count, state.position[run] = draw(sampler, order, state.position[run], streams, batch, size, whole)
+                    position = state.position[run]
+                    count, state.position[run] = draw(sampler, order, position, streams, batch, size, drop_last)
                 if sigma > 0.0:
                     fill_normal(streams, LABELS, noise, count)
                     for k in range(count):

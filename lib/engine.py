@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from lib import compiled, routes
 from lib.models import outputs, run_shape, unstack, with_parameters
-from lib.optimizers import SAMPLINGS, Diverged, check_choice
+from lib.optimizers import Diverged, check_choice
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def train(
     """
     check_choice("last_batch", last_batch, ("whole", "short", "dropped"))
     if not callable(sampling):
-        check_choice("sampling", sampling, (*SAMPLINGS, "online"))
+        check_choice("sampling", sampling, (*routes.SAMPLERS, "online"))
     settings = _settings(
         eta=eta,
         batch_size=batch_size,
@@ -230,7 +230,7 @@ def train(
         device=device,
     )
     parts = list(_split(whole, chosen, jobs))
-    with routes.one_thread():
+    with routes.one_thread():  # around all tasks, since those in threads share the setting
         outcomes = _carry_out([part for _, part in parts], chosen, jobs, progress)
     return _collect(whole, shape, [rows for rows, _ in parts], outcomes, chosen)
 
@@ -283,11 +283,8 @@ def _recorded(record: Sequence[int] | Tensor, num_steps: int) -> tuple[int, ...]
 def _factors(schedule: Callable[[Tensor], Tensor] | None, num_steps: int) -> Tensor:
     if schedule is None:
         return torch.ones(num_steps, dtype=torch.float64)
-    factors = (
-        _numbers("schedule", schedule(torch.arange(1, num_steps + 1, dtype=torch.float64)))
-        .to(torch.float64)
-        .contiguous()
-    )
+    steps = torch.arange(1, num_steps + 1, dtype=torch.float64)
+    factors = _numbers("schedule", schedule(steps)).to(torch.float64).contiguous()
     if factors.shape != (num_steps,) or not torch.isfinite(factors).all() or (factors < 0).any():
         raise ValueError(
             f"schedule must return a finite factor, at least 0, for each of the {num_steps} steps, "
@@ -315,8 +312,6 @@ def _data(
     """The data, checked against the model and the sampler."""
     if not isinstance(model, nn.Module) or not list(model.parameters()):
         raise ValueError(f"model must be a torch module with parameters, got {type(model).__name__}")
-    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
-        raise ValueError(f"model must not use a parameter under two names, got {type(model).__name__}")
     online = sampling == "online"
     if online != callable(X) or online != (y is None):
         raise ValueError("X must be a function and y None for sampling='online', and tensors for every other sampler")
@@ -474,7 +469,7 @@ def _collect(
     whole: routes.Task, shape: tuple[int, ...], rows: list[Tensor], outcomes: list[routes.Outcome], route: str
 ) -> Runs:
     """Put the runs of all tasks back in the ensemble's order and shape."""
-    order = torch.cat(rows).argsort() if rows else torch.empty(0, dtype=torch.long)
+    order = torch.cat(rows).argsort()
 
     def together(parts: list[Tensor], axis: int) -> Tensor:
         joined = torch.cat(parts, dim=axis).index_select(axis, order)

@@ -225,9 +225,11 @@ def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
             tensor are those of one network.
 
     Raises:
-        ValueError: on a missing or unknown name, on a shape that does not fit.
+        ValueError: on a missing or unknown name, on a shape that does not fit, on a parameter with two names.
     """
     own = dict(model.named_parameters())
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(own):
+        raise ValueError(f"model must not use a parameter under two names, got {type(model).__name__}")
     shapes = shapes_of(model)
     if set(parameters) != set(own):
         raise ValueError(f"parameters must have the names {sorted(own)}, got {sorted(parameters)}")
@@ -241,7 +243,7 @@ def with_parameters(model: nn.Module, parameters: dict[str, Tensor]) -> nn.Modul
         leading.add(tuple(tensor.shape[: tensor.ndim - len(shape)]))
     if len(leading) > 1:
         raise ValueError(f"all parameters must have the same leading run axes, got {sorted(leading)}")
-    fresh = copy.deepcopy(model)
+    fresh = copy.deepcopy(model, {id(p): p for p in own.values()})  # all but the parameters, which come now
     for name, tensor in parameters.items():
         owner, _, attribute = name.rpartition(".")
         wrapped = nn.Parameter(tensor.detach().clone(), requires_grad=own[name].requires_grad)

@@ -148,12 +148,11 @@ class CompiledRoute:
         self.factors = task.factors.numpy()
         self.padded, self.entries = torch.from_numpy(padded), torch.from_numpy(self.layout.entries)
         self.clipped, self.diverged = torch.from_numpy(counts)
-        relu, moments = (
-            self.layout.kind == compiled.RELU,
-            task.sampling == "full" and not self.options.label_noise.any(),
-        )
-        examples = 1 if moments and not relu else task.batch_size
-        work = theta.shape[1] + examples * (theta.shape[1] if relu else task.inputs)
+        work = theta.shape[1] + task.batch_size * task.inputs
+        if self.layout.kind == compiled.RELU:
+            work = theta.shape[1] * task.batch_size
+        elif task.sampling == "full" and not self.options.label_noise.any():
+            work = theta.shape[1]  # from moments
         self.steps_at_once = max(1, min(BLOCK, WORK // work) // len(theta))
         self.problem, self.seen = None, None
 
@@ -231,9 +230,8 @@ class TorchRoute:
         if b.kind == compiled.GIVEN:
             indices[:] = given.transpose(1, 0, 2)
         else:
-            compiled.draw_steps(
-                b.kind, b.order, b.position, b.streams, indices, sizes, size, self.task.drop_last
-            )  # fmt: skip
+            last = self.task.drop_last
+            compiled.draw_steps(b.kind, b.order, b.position, b.streams, indices, sizes, size, last)
         return torch.from_numpy(indices).to(self.theta.device), sizes
 
     def advance(self, start: int, stop: int) -> None:
