@@ -182,7 +182,7 @@ def matrix_times_column(out, theta, start, rows, cols, column):
 
 @inner
 def put_outer(out, start, column, row, rows, cols):
-    """out = column row, stored from out[start]."""
+    """out = column row, stored from out[start]; clearing and then adding would cost a tenth of a step."""
     width = np.uintp(cols)
     for i in range(rows):
         v = column[i]
