@@ -271,7 +271,7 @@ def _show(record: Record) -> None:
 
 def _demand(claim: str, judgement: Judgement, announced: str, statement: str) -> None:
     if not isinstance(claim, str) or not claim:
-        raise ValueError(f"claim must be the id of a claim in book/claims.yml, got {claim!r}")
+        raise ValueError(f"claim must be the id of a claim in book/claims/, got {claim!r}")
     if not isinstance(judgement, Judgement):
         raise ValueError(f"judgement must come from at_most, close, ..., got {judgement!r}")
     if statement not in STATEMENTS:
@@ -288,7 +288,7 @@ def require(claim: str, judgement: Judgement, *, statement: str = "restated") ->
     """Require that a judgement about a claim holds; print the line and keep the record.
 
     Args:
-        claim: id in book/claims.yml, say ``"eq1"`` or ``"prop7/power"``.
+        claim: id in book/claims/, say ``"eq1"`` or ``"prop7/power"``.
         judgement: what `close`, `at_most`, ... returned.
         statement: ``"restated"`` for our statement, ``"printed"`` for the paper's own wording.
 

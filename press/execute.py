@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -63,6 +64,7 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
     client.on_cell_executed = lambda cell, cell_index, execute_reply: bar.update()
     async with gate:
         bar.set_postfix_str(chapter.name)
+        began = time.monotonic()
         try:
             with LOG.open("a") as log:  # what kernels say to nobody in particular
                 await client.async_execute(env=_environment(static), stderr=log)
@@ -77,13 +79,14 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
             raise BookError(f"{chapter.path}: a cell ran longer than {TIMEOUT} s") from error
         except (DeadKernelError, RuntimeError) as error:
             raise BookError(f"{chapter.path}: its kernel died or did not start ({error}); see {LOG}") from error
+    notebook.metadata["seconds"] = time.monotonic() - began
     for cell in notebook.cells:
         if cell.cell_type == "code":
             _complain(chapter, cell)
 
 
 def run(jobs: list[tuple[Chapter, nbformat.NotebookNode]], *, static: bool) -> None:
-    """Execute notebooks in place, in the folder of their chapter.
+    """Execute notebooks in place, in the folder of their chapter; their metadata says how many `seconds` it took.
 
     Args:
         jobs: chapters with the notebooks to run; the notebooks receive the outputs.

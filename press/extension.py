@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lib.checks import MIME
 from press import ROOT, BookError, icons, ledger, repository
 from press.chapters import Chapter, chapters
 from press.execute import executed
+from press.notebooks import seconds
 
 LEDGER = "<!-- ledger -->"  # book/ledger.md holds this line where the computed ledger goes
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
@@ -25,15 +27,30 @@ def read_for_page(chapter: Chapter):
     return read_myst_markdown_notebook(chapter.source, MdParserConfig(enable_extensions={"colon_fence", "dollarmath"}))
 
 
+def _cost(chapter: Chapter, notebook) -> str:
+    """What it costs to run the page, and what that buys; the time is the stored notebook's."""
+    if not (time := seconds(ROOT / chapter.notebook)):
+        return ""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    checks = sum(MIME in output.get("data", {}) for output in outputs)
+    sliders = sum("explore(" in code and ("linear(" in code or "choices(" in code) for code in chapter.code()[1:])
+    holds = f"{checks} checks, {sliders} figures with sliders" if checks else ""
+    return f"As a notebook, this page runs in about {time} s on two cores{': ' * bool(holds)}{holds}."
+
+
 def _prepare(app, config):
     """Execute what is stale, hand it to MyST-NB through its cache, and compute the ledger."""
     url = repository.url()
     config.html_theme_options |= {"repository_url": url, "repository_branch": repository.branch()}
     try:
-        notebooks = executed(chapters(url), read_for_page)
+        found = chapters(url)
+        notebooks = executed(found, read_for_page)
         app.book_ledger = ledger.ledger(notebooks)
     except BookError as error:
         raise ExtensionError(str(error)) from error
+    pages = dict(zip(notebooks, found, strict=True))
+    app.book_costs = {page: _cost(pages[page], notebook) for page, notebook in notebooks.items()}
+    app.book_costs.pop(config.root_doc, None)  # the landing page shows instead of telling
     cache = Path(app.outdir).parent / ".executed"
     shutil.rmtree(cache, ignore_errors=True)  # its key does not see lib/; the store's does
     for page, notebook in notebooks.items():
@@ -44,13 +61,15 @@ def _prepare(app, config):
         get_cache(str(cache)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
     config.nb_execution_cache_path = str(cache)
     # Sphinx re-reads every page when one of these changes
-    config.book_state = url + json.dumps(ledger.as_json(app.book_ledger))
+    config.book_state = url + json.dumps([ledger.as_json(app.book_ledger), app.book_costs])
 
 
 def _fill_in(app, page, source):
     text = source[0].replace(repository.TOKEN, repository.url())
     if LEDGER in text:
         text = text.replace(LEDGER, ledger.as_myst(app.book_ledger))
+    if cost := app.book_costs.get(page):
+        text = re.sub(r"^# .+$", rf"\g<0>\n\n:::{{container}} cost\n{cost}\n:::", text, count=1, flags=re.M)
     source[0] = text
 
 

@@ -1,7 +1,7 @@
 """The claims ledger: every verdict is computed from the checks that ran, never typed.
 
-`book/claims.yml` says what was printed, where, and how we restate it. The executed notebooks hold
-the records of their checks. From both follows the verdict:
+`book/claims/CHAPTER.yml` says what was printed, where, and how we restate it. The executed notebooks
+hold the records of their checks. From both follows the verdict:
 
 * no record: **not checked**
 * the printed statement failed a check inside its own hypotheses, and our statement adds a
@@ -20,8 +20,9 @@ import yaml
 
 from lib.checks import MIME, Record
 from press import ROOT, BookError
+from press.chapters import pages
 
-REGISTRY = ROOT / "book" / "claims.yml"
+REGISTRY = ROOT / "book" / "claims"
 EXACT, HOLDS, CONDITIONS, FALSE, UNCHECKED = (
     "exact",
     "holds",
@@ -50,6 +51,10 @@ class Claim:
     checks: list[Check] = field(default_factory=list)
     parts: list["Claim"] = field(default_factory=list)
 
+    @property
+    def place(self) -> str:
+        return f"{self.id} in book/claims/{self.entry['chapter']}.yml"
+
     def of(self, role: str) -> list[Check]:
         return [check.record for check in self.checks if check.record.role == role]
 
@@ -68,29 +73,37 @@ class Claim:
 
 
 def registry() -> dict[str, Claim]:
-    """The claims of `book/claims.yml`, parts after their parents.
+    """The claims of `book/claims/`, in the order of the table of contents, parts after their parents.
 
     Raises:
-        BookError: naming the entry and the field that is missing or unknown.
+        BookError: naming the entry and the field that is missing or unknown, or a file without a chapter.
     """
-    entries = yaml.safe_load(REGISTRY.read_text(encoding="utf-8")) or {}
-    claims = {name: Claim(name, entry) for name, entry in entries.items()}
+    claims = {}
+    files = {place.stem: place for place in sorted(REGISTRY.glob("*.yml"))}
+    for chapter in [page.stem for page in pages() if page.stem in files]:
+        entries = yaml.safe_load(files.pop(chapter).read_text(encoding="utf-8")) or {}
+        for name, entry in entries.items():
+            if name in claims:
+                raise BookError(f"book/claims/{chapter}.yml: {claims[name].place} has that name too")
+            claims[name] = Claim(name, {"chapter": chapter, **entry})
+    if files:
+        raise BookError(f"book/claims/{next(iter(files))}.yml belongs to no page of _toc.yml")
     for name, claim in claims.items():
         parent = name.split("/")[0]
         if parent != name:
             if parent not in claims:
-                raise BookError(f"claims.yml: {name} is a part of {parent}, which has no entry")
+                raise BookError(f"{claim.place} is a part of {parent}, which has no entry")
             claims[parent].parts.append(claim)
-    for name, claim in claims.items():
-        required = ["title", "chapter"] if claim.parts else ["title", "chapter", "restated", "reading"]
+    for claim in claims.values():
+        required = ["title"] if claim.parts else ["title", "restated", "reading"]
         if not claim.parts and claim.entry.get("reading") in ("conditions", "corrected"):
             required += ["printed", "where", "kind", "why"]
         if missing := [key for key in required if not claim.entry.get(key)]:
-            raise BookError(f"claims.yml: {name} lacks {', '.join(missing)}")
+            raise BookError(f"{claim.place} lacks {', '.join(missing)}")
         if not claim.parts and claim.entry["reading"] not in READINGS:
-            raise BookError(f"claims.yml: reading of {name} must be one of {READINGS}, got {claim.entry['reading']!r}")
+            raise BookError(f"{claim.place}: reading must be one of {READINGS}, got {claim.entry['reading']!r}")
         if claim.entry.get("kind", KINDS[0]) not in KINDS:
-            raise BookError(f"claims.yml: kind of {name} must be one of {KINDS}, got {claim.entry['kind']!r}")
+            raise BookError(f"{claim.place}: kind must be one of {KINDS}, got {claim.entry['kind']!r}")
     return claims
 
 
@@ -104,7 +117,7 @@ def _collect(claims: dict[str, Claim], notebooks: dict) -> None:
                 record = Record(**output["data"][MIME])
                 claim = claims.get(record.claim)
                 if claim is None or claim.parts:
-                    why = "has parts; name one of them" if claim else "is not in book/claims.yml"
+                    why = "has parts; name one of them" if claim else "is not in book/claims/"
                     raise BookError(f"{page}: a check names the claim {record.claim!r}, which {why}")
                 if record.anchor in seen:
                     raise BookError(f"{page}: two checks of {record.claim} are both called {record.what!r}")
@@ -123,9 +136,9 @@ def _judge(claim: Claim) -> None:
     if not claim.of("control"):
         raise BookError(f"{claim.id}: its checks have no negative control")
     if refuted and not corrects:
-        raise BookError(f"{claim.id}: a check refutes the printed statement, but claims.yml has no correction")
+        raise BookError(f"{claim.id}: a check refutes the printed statement, but its entry has no correction")
     if corrects and not refuted:
-        raise BookError(f"{claim.id}: claims.yml corrects the printed statement, but no check refutes it")
+        raise BookError(f"{claim.id}: its entry corrects the printed statement, but no check refutes it")
 
 
 def ledger(notebooks: dict) -> list[Claim]:
@@ -135,8 +148,8 @@ def ledger(notebooks: dict) -> list[Claim]:
         notebooks: executed notebooks by page name.
 
     Raises:
-        BookError: if a check names an unknown claim, a claim lacks a control, or claims.yml and
-            the checks contradict one another.
+        BookError: if a check names an unknown claim, a claim lacks a control, or an entry and
+            its checks contradict one another.
     """
     claims = registry()
     _collect(claims, notebooks)

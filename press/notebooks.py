@@ -6,14 +6,15 @@ not its chapter's, or was not run from top to bottom: nbval skips a cell without
 """
 
 import base64
+import math
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from press import ROOT, BookError
 from press.chapters import Chapter, chapters, pages
 from press.execute import run
+from press.ledger import registry
 from press.plain import Plain
 from press.repository import committed_url
 
@@ -27,9 +28,8 @@ METADATA = {
 
 def _plain() -> Plain:
     texts = [(ROOT / page).read_text(encoding="utf-8") for page in pages()]
-    claims = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8")) or {}
     plain = Plain(texts)
-    plain.labels |= {f"claim-{name.replace('/', '-')}": name for name in claims}
+    plain.labels |= {f"claim-{name.replace('/', '-')}": name for name in registry()}
     return plain
 
 
@@ -48,9 +48,22 @@ def notebook(chapter: Chapter, plain: Plain) -> nbformat.NotebookNode:
     return found
 
 
-def _strip(executed: nbformat.NotebookNode) -> None:
-    """Drop what differs between two runs: ids of widgets whose kernel is gone."""
-    executed.metadata = nbformat.from_dict(METADATA)
+def seconds(path: Path) -> int | None:
+    """What running the stored notebook took, with live sliders; None if there is none, or it does not say."""
+    return nbformat.read(path, as_version=4).metadata.get("seconds") if path.is_file() else None
+
+
+def _about(measured: float, before: int | None) -> int:
+    """Seconds in coarse steps, and as before while that is right within a half: a rerun changes no file."""
+    if before and before / 1.5 <= measured <= before * 1.5:
+        return before
+    return 5 * max(1, math.ceil(measured / 5))
+
+
+def _strip(executed: nbformat.NotebookNode, before: int | None) -> None:
+    """Drop what differs between two runs: ids of widgets whose kernel is gone; the last digits of the time."""
+    cost = {"seconds": _about(executed.metadata["seconds"], before)}
+    executed.metadata = nbformat.from_dict(METADATA | cost)
     for cell in executed.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
@@ -102,7 +115,7 @@ def write(paths: list[Path]) -> None:
     jobs = [(c, notebook(c, plain)) for c in _chosen(paths)]
     run(jobs, static=False)
     for chapter, executed in jobs:
-        _strip(executed)
+        _strip(executed, seconds(ROOT / chapter.notebook))
         nbformat.validate(executed)
         part = ROOT / chapter.notebook.with_suffix(".part")
         part.write_text(nbformat.writes(executed) + "\n", encoding="utf-8")

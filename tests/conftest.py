@@ -61,7 +61,6 @@ explore(draw, alt="a line whose slope is the slider", eta=linear("slope", 0.0, 1
 CLAIMS = """\
 half:
   title: Half of two
-  chapter: small
   restated: "$\\\\tfrac12\\\\cdot 2 = 1$"
   reading: ours
 """
@@ -99,7 +98,8 @@ class SmallBook:
             shutil.copy(ROOT / "book" / name, root / "book")
         self.write("book/intro.md", "# A small book\n\nIt has [one chapter](small.md).\n")
         self.write("book/small.md", CHAPTER)
-        self.write("book/claims.yml", CLAIMS)
+        (root / "book" / "claims").mkdir()
+        self.write("book/claims/small.yml", CLAIMS)
         self.write("_toc.yml", TOC)
 
     def write(self, name: str, text: str) -> None:

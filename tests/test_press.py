@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
+import yaml
 from conftest import HEADER
 
 from press import BookError, chapters, ledger, repository
@@ -66,7 +68,7 @@ def test_a_broken_reference_stops_the_build(small_book):
 
 def test_a_check_of_an_unknown_claim_stops_the_build(small_book):
     small_book.replace("book/small.md", 'require("half"', 'require("third"')
-    refused(small_book, "third", "claims.yml")
+    refused(small_book, "third", "book/claims/")
 
 
 def test_a_change_of_the_library_runs_again_what_it_can_affect(small_book):
@@ -183,7 +185,7 @@ def test_what_has_no_plain_form_is_refused(plain, myst):
 
 
 # ------------------------------------------------------------------------------------- ledger
-ENTRY = {"title": "T", "chapter": "c", "restated": "r", "reading": "same"}
+ENTRY = {"title": "T", "restated": "r", "reading": "same"}
 CORRECTED = ENTRY | {"reading": "corrected", "printed": "p", "where": "w", "kind": "misprint", "why": "y"}
 
 
@@ -201,12 +203,8 @@ def record(claim="a", announced="holds", statement="restated", what=None, identi
 
 
 def judged(monkeypatch, tmp_path, entries, *outputs):
-    import nbformat
-    import yaml
-
-    place = tmp_path / "claims.yml"
-    place.write_text(yaml.safe_dump(entries), encoding="utf-8")
-    monkeypatch.setattr(ledger, "REGISTRY", place)
+    (tmp_path / "two-steps.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")
+    monkeypatch.setattr(ledger, "REGISTRY", tmp_path)
     cell = {"cell_type": "code", "outputs": list(outputs)}
     return {c.id: c for c in ledger.ledger({"book/c": nbformat.from_dict({"cells": [cell]})})}
 
@@ -239,10 +237,10 @@ def test_the_verdict_follows_from_the_checks(monkeypatch, tmp_path, entry, outpu
         (CORRECTED, [SUPPORT, CONTROL], "no check refutes it"),
         (ENTRY, [SUPPORT, CONTROL, record("b")], "'b', which is not in"),
         (ENTRY, [SUPPORT, SUPPORT, CONTROL], "both called"),
-        (ENTRY | {"reading": "perhaps"}, [], "reading of a must be one of"),
-        (ENTRY | {"restated": ""}, [], "a lacks restated"),
-        ({k: v for k, v in CORRECTED.items() if k != "why"}, [], "a lacks why"),
-        (CORRECTED | {"kind": "slip"}, [], "kind of a must be one of"),
+        (ENTRY | {"reading": "perhaps"}, [], "a in .*: reading must be one of"),
+        (ENTRY | {"restated": ""}, [], "a in .* lacks restated"),
+        ({k: v for k, v in CORRECTED.items() if k != "why"}, [], "a in .* lacks why"),
+        (CORRECTED | {"kind": "slip"}, [], "a in .*: kind must be one of"),
     ],
 )
 def test_a_registry_and_checks_that_do_not_fit_are_refused(monkeypatch, tmp_path, entry, outputs, complaint):
@@ -250,12 +248,24 @@ def test_a_registry_and_checks_that_do_not_fit_are_refused(monkeypatch, tmp_path
         judged(monkeypatch, tmp_path, {"a": entry}, *outputs)
 
 
+def test_every_file_of_claims_belongs_to_a_page_and_every_id_to_one_file(monkeypatch, tmp_path):
+    judged(monkeypatch, tmp_path, {"a": ENTRY})
+    (tmp_path / "every-order.yml").write_text(yaml.safe_dump({"b": ENTRY}), encoding="utf-8")
+    assert {c.id: c.entry["chapter"] for c in ledger.registry().values()} == {"a": "two-steps", "b": "every-order"}
+    (tmp_path / "every-order.yml").write_text(yaml.safe_dump({"a": ENTRY}), encoding="utf-8")
+    with pytest.raises(BookError, match="every-order.yml: a in book/claims/two-steps.yml has that name too"):
+        ledger.registry()
+    (tmp_path / "every-order.yml").rename(tmp_path / "nowhere.yml")
+    with pytest.raises(BookError, match="nowhere.yml belongs to no page"):
+        ledger.registry()
+
+
 def test_a_claim_in_parts_sums_them_up_and_takes_no_check_itself(monkeypatch, tmp_path):
-    entries = {"a": {"title": "T", "chapter": "c"}, "a/one": ENTRY, "a/two": ENTRY}
+    entries = {"a": {"title": "T"}, "a/one": ENTRY, "a/two": ENTRY}
     one = [record("a/one"), record("a/one", announced="fails")]
     claims = judged(monkeypatch, tmp_path, entries, *one)
     assert claims["a"].verdict in ("1 of 2 exact, 1 of 2 not checked", "1 of 2 not checked, 1 of 2 exact")
     with pytest.raises(BookError, match="has parts"):
         judged(monkeypatch, tmp_path, entries, *one, record("a"))
-    with pytest.raises(BookError, match="part of a, which has no entry"):
+    with pytest.raises(BookError, match="a/one in .* is a part of a, which has no entry"):
         judged(monkeypatch, tmp_path, {"a/one": ENTRY})

@@ -1,6 +1,7 @@
 """The built pages as files: links, anchors, alternative texts, leftovers, nothing fetched from elsewhere."""
 
 import ast
+import json
 import re
 from urllib.parse import unquote, urldefrag
 
@@ -114,6 +115,23 @@ def test_no_source_text_error_or_broken_number_is_left_on_a_page(soups):
                 yield "a traceback"
 
     problems(soups, left)
+
+
+def test_every_chapter_says_what_it_costs_to_run_as_its_notebook_does(soups):
+    found = 0
+    for page, soup in soups.items():
+        place = ROOT / "book" / f"{page.stem}.ipynb"
+        if place.is_file() and page.stem != "intro":
+            time = json.loads(place.read_text())["metadata"]["seconds"]
+            assert 0 < time <= 60
+            (cost,) = soup.select(".cost")
+            assert f"runs in about {time} s" in cost.get_text()
+            assert cost.find_previous_sibling("h1"), "it stands under the title"
+            if soup.select("p.check"):
+                assert f"{len(soup.select('p.check'))} checks" in cost.get_text()
+                assert f"{len(soup.select('figure.explore:has(input)'))} figures with sliders" in cost.get_text()
+            found += 1
+    assert found > 2
 
 
 def test_the_api_page_has_every_public_name_with_its_words_and_formulas(soups):
