@@ -380,9 +380,10 @@ def noise_floor(*, eta: Number, R: Number, m2: Number, batch_size: Number, phi: 
 
 
 def clock(num_steps: Number, *, eta: Number, batch_size: Number, phi: Number) -> Number:
-    r"""$\tau = \phi\eta^2T/B$: the time in which phase 2 of SGD is one and the same flow for small `eta`.
+    r"""$\tau = \phi\eta^2T/B$: the time in which phase 2 of reshuffled SGD is one flow for small `eta`.
 
-    $d\theta/d\tau = -\frac14\nabla\,\mathrm{tr\,Cov}_x(\nabla\ell_x)$ along the minima (`epoch_drift`). Derived here.
+    $d\theta/d\tau = -\frac14\nabla\,\mathrm{tr\,Cov}_x(\nabla\ell_x)$ along the minima (`epoch_drift`). Independent
+    batches have the same clock, and the same flow where $E[r^2xx^\top] \propto E[xx^\top]$. Derived here.
 
     >>> clock(16, eta=0.5, batch_size=4, phi=0.5)
     0.5

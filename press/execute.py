@@ -59,6 +59,7 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
         kernel_name="python3",
         store_widget_state=False,
         record_timing=False,
+        coalesce_streams=True,  # else two runs may cut one text in two places
         resources={"metadata": {"path": str((ROOT / chapter.path).parent)}},
     )
     client.on_cell_executed = lambda cell, cell_index, execute_reply: bar.update()
