@@ -14,7 +14,7 @@ import nbformat
 from press import ROOT, BookError
 from press.chapters import Chapter, chapters, pages
 from press.execute import run
-from press.ledger import registry
+from press.ledger import label, registry
 from press.plain import Plain
 from press.repository import committed_url
 
@@ -29,7 +29,7 @@ METADATA = {
 def _plain() -> Plain:
     texts = [(ROOT / page).read_text(encoding="utf-8") for page in pages()]
     plain = Plain(texts)
-    plain.labels |= {f"claim-{name.replace('/', '-')}": name for name in registry()}
+    plain.labels |= {label(name): name for name in registry()}
     return plain
 
 

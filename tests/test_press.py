@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import HEADER
 
-from press import BookError, chapters, ledger, repository
+from press import BookError, chapters, ledger, notebooks, repository
 from press.plain import Plain
 
 
@@ -246,6 +246,11 @@ def test_the_verdict_follows_from_the_checks(monkeypatch, tmp_path, entry, outpu
 def test_a_registry_and_checks_that_do_not_fit_are_refused(monkeypatch, tmp_path, entry, outputs, complaint):
     with pytest.raises(BookError, match=complaint):
         judged(monkeypatch, tmp_path, {"a": entry}, *outputs)
+
+
+def test_a_stored_time_is_coarse_and_changes_only_when_it_is_off_by_more_than_half():
+    assert [notebooks._about(measured, None) for measured in (0.2, 5.0, 5.1, 31.0)] == [5, 5, 10, 35]
+    assert [notebooks._about(measured, 30) for measured in (19.9, 20.1, 44.9, 45.1)] == [20, 30, 30, 50]
 
 
 def test_every_file_of_claims_belongs_to_a_page_and_every_id_to_one_file(monkeypatch, tmp_path):
