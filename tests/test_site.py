@@ -81,6 +81,9 @@ def test_pictures_have_words(soups):
                 continue  # a picture beside its own words
             if tag.get("aria-hidden") != "true" and (not words or re.search(r"\.(png|jpe?g|svg|webp)$", words)):
                 yield f"picture without words: {tag.get('src', '')[:60]} (alt={words!r})"
+        for tag in soup.select("article a[href]"):
+            if tag.select_one(".math") and tag.get_text(strip=True) == tag.select_one(".math").get_text(strip=True):
+                yield f"link whose only words are a formula: {tag['href']}"
         for tag in soup.select(".explore-stage"):
             if len(tag.get("aria-label", "")) < 20:
                 yield "figure without a description"
@@ -93,6 +96,8 @@ def test_pages_have_one_title_a_language_and_a_description(soups):
         titles = [tag for tag in soup.find_all("h1") if not tag.find_parent(id="jb-print-docs-body")]
         if len(titles) != 1:
             yield f"{len(titles)} titles"
+        if any(title.select_one(".math") for title in titles):
+            yield "a formula in the title: it would stand in every page's menu, and in none of the browser's tabs"
         if not soup.html.get("lang"):
             yield "no language"
         if page.stem not in ("search", "genindex", "prf-prf") and not soup.find("meta", attrs={"name": "description"}):
