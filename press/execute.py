@@ -9,10 +9,10 @@ import asyncio
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
@@ -62,10 +62,16 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
         coalesce_streams=True,  # else two runs may cut one text in two places
         resources={"metadata": {"path": str((ROOT / chapter.path).parent)}},
     )
-    client.on_cell_executed = lambda cell, cell_index, execute_reply: bar.update()
+
+    def count(**_):
+        # processor time: on one thread it is what an idle machine's clock would say, and a busy one's does not
+        spent = psutil.Process(client.km.provisioner.pid).cpu_times()
+        notebook.metadata["seconds"] = spent.user + spent.system + spent.children_user + spent.children_system
+        bar.update()
+
+    client.on_cell_executed = count
     async with gate:
         bar.set_postfix_str(chapter.name)
-        began = time.monotonic()
         try:
             with LOG.open("a") as log:  # what kernels say to nobody in particular
                 await client.async_execute(env=_environment(static), stderr=log)
@@ -80,14 +86,14 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
             raise BookError(f"{chapter.path}: a cell ran longer than {TIMEOUT} s") from error
         except (DeadKernelError, RuntimeError) as error:
             raise BookError(f"{chapter.path}: its kernel died or did not start ({error}); see {LOG}") from error
-    notebook.metadata["seconds"] = time.monotonic() - began
     for cell in notebook.cells:
         if cell.cell_type == "code":
             _complain(chapter, cell)
 
 
 def run(jobs: list[tuple[Chapter, nbformat.NotebookNode]], *, static: bool) -> None:
-    """Execute notebooks in place, in the folder of their chapter; their metadata says how many `seconds` it took.
+    """Execute notebooks in place, in the folder of their chapter; their metadata says how many `seconds` of one
+    core it took.
 
     Args:
         jobs: chapters with the notebooks to run; the notebooks receive the outputs.
