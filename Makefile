@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help book test notebooks bench lint serve stamp clean environment
+.PHONY: help book test notebooks check bench lint serve stamp clean environment
 
 help:       ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,10 +20,13 @@ book: environment       ## run the chapters and build the site in _build/html
 	@$(RUN) -m press build
 
 test: book              ## build, then all tests: the code, the notebooks' outputs, the pages in a browser
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n logical --dist loadfile
 
 notebooks: environment  ## run the chapters and store their outputs in book/*.ipynb (CHAPTERS=book/NAME.md for some)
 	@$(RUN) -m press notebooks $(CHAPTERS)
+
+check: environment      ## run the checks of one claim and print what they saw: CLAIM=eq1 (none: list all claims)
+	@$(RUN) -m press check $(CLAIM)
 
 bench: environment      ## time the engine against ordinary PyTorch loops (CASES="linear-b1 jobs" for some)
 	@$(RUN) -m bench $(CASES)

@@ -7,6 +7,8 @@
 * ``notebooks``    writes `book/*.ipynb` with reference outputs, and tells when they are stale
 * ``execute``      runs chapters for the site, with progress and a store that sees `lib/`
 * ``ledger``       computes every claim's verdict from the executed checks
+* ``pages``        writes the ledger and the errata from it; ``graph`` draws what rests on what
+* ``check``        runs the checks of one claim from the command line; ``slicing`` finds the cells they need
 * ``extension``    the Sphinx extension that puts all this on the page
 * ``docstrings``   turns the docstrings of `lib/` into the API page
 * ``icons``        the theme's icon fonts, cut down to what the site shows

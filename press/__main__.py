@@ -1,4 +1,4 @@
-"""``python -m press build | notebooks [--check] [CHAPTER ...] | stamp``"""
+"""``python -m press build | notebooks [--check] [CHAPTER ...] | check [--list] [ID ...] | stamp``"""
 
 import argparse
 import sys
@@ -14,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     notebooks = commands.add_parser("notebooks", help="run the chapters and store their reference outputs")
     notebooks.add_argument("--check", action="store_true", help="run nothing; fail when a notebook is stale")
     notebooks.add_argument("chapters", nargs="*", type=Path, help="book/NAME.md (default: all)")
+    check_ = commands.add_parser("check", help="run the checks of single claims and print what they saw")
+    check_.add_argument("--list", action="store_true", help="run nothing; print the id and title of every claim")
+    check_.add_argument("ids", nargs="*", help="a claim, or one check by the anchor of its link (check-...)")
     commands.add_parser("stamp", help="write the repository's URL into README.md and CITATION.cff")
     chosen = parser.parse_args(arguments)
     try:
@@ -25,6 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
             from press.notebooks import check, write
 
             (check if chosen.check else write)(chosen.chapters)
+        elif chosen.command == "check":
+            from press.check import check, listing
+
+            if chosen.list or not chosen.ids:
+                listing()
+            elif not check(chosen.ids):
+                return 1
         else:
             from press.repository import stamp
 

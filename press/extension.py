@@ -14,11 +14,12 @@ from sphinx.errors import ExtensionError
 
 from lib.checks import MIME
 from press import ROOT, BookError, icons, ledger, repository
+from press import pages as computed
 from press.chapters import Chapter, chapters
 from press.execute import executed
 from press.notebooks import seconds
 
-LEDGER = "<!-- ledger -->"  # book/ledger.md holds this line where the computed ledger goes
+COMPUTED = {"<!-- ledger -->": computed.ledger, "<!-- errata -->": computed.errata}  # where a page holds such a line
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
@@ -66,8 +67,9 @@ def _prepare(app, config):
 
 def _fill_in(app, page, source):
     text = source[0].replace(repository.TOKEN, repository.url())
-    if LEDGER in text:
-        text = text.replace(LEDGER, ledger.as_myst(app.book_ledger))
+    for mark, write in COMPUTED.items():
+        if mark in text:
+            text = text.replace(mark, write(app.book_ledger))
     if cost := app.book_costs.get(page):
         text = re.sub(r"^# .+$", rf"\g<0>\n\n:::{{container}} cost\n{cost}\n:::", text, count=1, flags=re.M)
     source[0] = text
@@ -75,6 +77,8 @@ def _fill_in(app, page, source):
 
 def _repair_page(app, pagename, templatename, context, doctree):
     """Slips of the pinned theme and its parts, each a failure of the tests without its line here."""
+    if 'id="ledger-filter"' in (context.get("body") or ""):
+        app.add_js_file("ledger.js", loading_method="defer")
     # sphinx-thebe 0.3 and sphinx-togglebutton 0.4 register inline scripts twice; the second `const` throws
     once = {}
     for script in context.get("script_files", []):

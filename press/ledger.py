@@ -12,9 +12,10 @@ hold the records of their checks. From both follows the verdict:
 What the registry says and what the checks found must fit together, or the build stops.
 """
 
-import html
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from graphlib import CycleError, TopologicalSorter
 
 import yaml
 
@@ -32,6 +33,9 @@ EXACT, HOLDS, CONDITIONS, FALSE, UNCHECKED = (
 )
 READINGS = ("same", "ours", "conditions", "corrected")
 KINDS = ("misprint", "missing hypothesis", "wrong statement")
+OURS = "not in the paper"
+SECTIONS = [*(f"§{number}" for number in range(1, 8)), *(f"App. {letter}" for letter in "ABCDEFGHIJK"), OURS]
+PLACE = re.compile(r"(§[1-7]|(?:\bApp(?:\.|endix|endices) |\b(?=[A-K]\.\d))[A-K]\b)(?:\.(\d))?")
 
 
 @dataclass
@@ -44,16 +48,50 @@ class Check:
 
 @dataclass
 class Claim:
-    """One row: a registry entry, its checks, and the parts it is split into."""
+    """One row: a registry entry, its checks, the parts it is split into, and what it rests on and carries."""
 
     id: str
     entry: dict
     checks: list[Check] = field(default_factory=list)
     parts: list["Claim"] = field(default_factory=list)
+    uses: list["Claim"] = field(default_factory=list, repr=False, compare=False)
+    carries: list["Claim"] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def place(self) -> str:
         return f"{self.id} in book/claims/{self.entry['chapter']}.yml"
+
+    @property
+    def section(self) -> str:
+        """The section of the paper where the statement is printed, one of `SECTIONS`."""
+        return SECTIONS[self.order[0]]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where the statement stands in the paper; what is not printed comes last.
+
+        Raises:
+            BookError: if it is printed, and `where` names no section.
+        """
+        printed, place = self.entry.get("printed"), PLACE.search(self.entry.get("where") or "")
+        if printed and not place:
+            raise BookError(f"{self.place}: where names no section of the paper, got {self.entry.get('where')!r}")
+        if not place or not (printed or self.parts):
+            return SECTIONS.index(OURS), 0
+        name = place[1] if place[1][0] == "§" else f"App. {place[1][-1]}"
+        return SECTIONS.index(name), int(place[2] or 0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it, or a part of it, is false as stated, and not by a misprint."""
+        if self.parts:
+            return any(part.failed for part in self.parts)
+        return self.verdict == FALSE and self.entry["kind"] != "misprint"
+
+    @property
+    def carried(self) -> bool:
+        """Whether it rests on a failed statement, directly or through others."""
+        return any(c.failed or c.carried for c in self.uses) or any(part.carried for part in self.parts)
 
     def of(self, role: str) -> list[Check]:
         return [check.record for check in self.checks if check.record.role == role]
@@ -97,14 +135,31 @@ def registry() -> dict[str, Claim]:
     for claim in claims.values():
         required = ["title"] if claim.parts else ["title", "restated", "reading"]
         if not claim.parts and claim.entry.get("reading") in ("conditions", "corrected"):
-            required += ["printed", "where", "kind", "why"]
+            required += ["printed", "where", "kind", "why", "counterexample"]
         if missing := [key for key in required if not claim.entry.get(key)]:
             raise BookError(f"{claim.place} lacks {', '.join(missing)}")
         if not claim.parts and claim.entry["reading"] not in READINGS:
             raise BookError(f"{claim.place}: reading must be one of {READINGS}, got {claim.entry['reading']!r}")
         if claim.entry.get("kind", KINDS[0]) not in KINDS:
             raise BookError(f"{claim.place}: kind must be one of {KINDS}, got {claim.entry['kind']!r}")
+        assert claim.section in SECTIONS
+    _connect(claims)
     return claims
+
+
+def _connect(claims: dict[str, Claim]) -> None:
+    """Tell every claim what it rests on and what it carries; whoever rests on a claim rests on its parts."""
+    for claim in claims.values():
+        for name in claim.entry.get("uses") or []:
+            if name not in claims:
+                raise BookError(f"{claim.place} uses {name!r}, which is not in book/claims/")
+            claim.uses.append(claims[name])
+            claims[name].carries.append(claim)
+    try:
+        TopologicalSorter({c.id: [d.id for d in [*c.uses, *c.parts]] for c in claims.values()}).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]
+        raise BookError(f"{claims[circle[0]].place} rests on itself: {' uses '.join(circle)}") from error
 
 
 def _collect(claims: dict[str, Claim], notebooks: dict) -> None:
@@ -125,7 +180,7 @@ def _collect(claims: dict[str, Claim], notebooks: dict) -> None:
                 claim.checks.append(Check(page, record))
 
 
-def _judge(claim: Claim) -> None:
+def judge(claim: Claim) -> None:
     """What a claim says of itself must fit what its checks found."""
     if claim.parts or not claim.checks:
         return
@@ -154,7 +209,7 @@ def ledger(notebooks: dict) -> list[Claim]:
     claims = registry()
     _collect(claims, notebooks)
     for claim in claims.values():
-        _judge(claim)
+        judge(claim)
     return list(claims.values())
 
 
@@ -165,6 +220,9 @@ def as_json(claims: list[Claim]) -> list[dict]:
             "id": c.id,
             "verdict": c.verdict,
             **c.entry,
+            "section": c.section,
+            "uses": [d.id for d in c.uses],
+            "carries": [d.id for d in c.carries],
             "parts": [part.id for part in c.parts],
             "checks": [
                 {"page": k.page, "anchor": k.record.anchor, "role": k.record.role, **asdict(k.record)} for k in c.checks
@@ -174,70 +232,6 @@ def as_json(claims: list[Claim]) -> list[dict]:
     ]
 
 
-# ------------------------------------------------------------------------------------ the page
-ROLES = ("check", "as printed", "control")
-CLASSES = {EXACT: "exact", HOLDS: "holds", CONDITIONS: "conditions", FALSE: "false", UNCHECKED: "unchecked"}
-
-
 def label(claim: str) -> str:
+    """Where the claim stands on the ledger's page."""
     return "claim-" + claim.replace("/", "-")
-
-
-def _badge(verdict: str) -> str:
-    return f'<span class="verdict verdict-{CLASSES[verdict]}">{html.escape(verdict)}</span>'
-
-
-def _badges(claim: Claim) -> str:
-    """The claim's verdict, or how many of its parts have which."""
-    if not claim.parts:
-        return _badge(claim.verdict)
-    counts = Counter(part.verdict for part in claim.parts)
-    return " ".join(f"{counts[verdict]} × {_badge(verdict)}" for verdict in CLASSES if counts[verdict])
-
-
-def _evidence(check: Check) -> str:
-    record, page = check.record, check.page.rpartition("/")[2]
-    link = f'<a class="check-what" href="{page}.html#{record.anchor}">{html.escape(record.what)}</a>'
-    kind = record.role.replace(" ", "-")
-    return f'<li class="check check-{record.verdict} role-{kind}">{record.page(link)}</li>'
-
-
-def _section(claim: Claim) -> str:
-    entry, part = claim.entry, "/" in claim.id
-    lines = [
-        f"({label(claim.id)})=",
-        f"{'####' if part else '###'} `{claim.id}` {entry['title']}",
-        "",
-        _badges(claim),
-        "",
-    ]
-    where = f" in version 1, {entry['where']}" if entry.get("where") else ""
-    if entry.get("printed"):
-        lines += [f"**Printed**{where}: “{entry['printed'].strip()}”", ""]
-    elif not claim.parts and entry["reading"] == "ours":
-        lines += ["**Not in the paper.**", ""]
-    if entry.get("restated"):
-        word = {"conditions": "With the added condition", "corrected": "Corrected"}.get(entry["reading"], "Tested")
-        lines += [f"**{word}**: {entry['restated'].strip()}", ""]
-    if entry.get("why"):
-        lines += [f"**{entry['kind'].capitalize()}**: {entry['why'].strip()}", ""]
-    if not claim.parts:
-        found = sorted(claim.checks, key=lambda check: ROLES.index(check.record.role))
-        body = "\n".join(_evidence(check) for check in found) or "<li>no check names this claim yet</li>"
-        lines += [f'<ul class="evidence">\n{body}\n</ul>', ""]
-    return "\n".join(lines)
-
-
-def as_myst(claims: list[Claim]) -> str:
-    """The ledger as MyST text: counts, an overview table, and a section per claim."""
-    rows = [c for c in claims if not c.parts]
-    counts = Counter(c.verdict for c in rows)
-    order = [v for v in CLASSES if counts[v]]
-    checks = sum(len(c.checks) for c in rows)
-    found = ", ".join(f"{counts[v]} {_badge(v)}" for v in order)
-    text = [f"**{len(rows)} statements, {checks} checks**: {found}", ""]
-    text += ["| claim | statement and verdict |", "|---|---|"]
-    for c in claims:
-        text.append(f"| [`{c.id}`](#{label(c.id)}) | {c.entry['title']}<br>{_badges(c)} |")
-    text += ["", "## Claim by claim", ""]
-    return "\n".join(text + [_section(c) for c in claims])

@@ -64,7 +64,8 @@ half:
   restated: "$\\\\tfrac12\\\\cdot 2 = 1$"
   reading: ours
 """
-TOC = "format: jb-book\nroot: book/intro\nchapters:\n- file: book/small\n- file: book/ledger\n- file: book/references\n"
+PAGES = ("small", "ledger", "errata", "open", "references")
+TOC = "format: jb-book\nroot: book/intro\nchapters:\n" + "".join(f"- file: book/{page}\n" for page in PAGES)
 
 
 def site_pages() -> list[tuple[Path, str]]:
@@ -94,8 +95,9 @@ class SmallBook:
         for name in ("_config.yml", "requirements.txt", "constraints.txt"):
             shutil.copy(ROOT / name, root)
         (root / "book").mkdir()
-        for name in ("ledger.md", "references.md", "references.bib"):
+        for name in ("ledger.md", "errata.md", "references.md", "references.bib"):
             shutil.copy(ROOT / "book" / name, root / "book")
+        self.write("book/open.md", "# What we could not settle\n")
         self.write("book/intro.md", "# A small book\n\nIt has [one chapter](small.md).\n")
         self.write("book/small.md", CHAPTER)
         (root / "book" / "claims").mkdir()

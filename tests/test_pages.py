@@ -3,6 +3,7 @@
 import functools
 import gzip
 import http.server
+import json
 import os
 import re
 import shutil
@@ -280,3 +281,78 @@ def test_figures_follow_the_dark_theme(browser, base, name):
             colours.append(svg.evaluate("svg => getComputedStyle(svg).color"))
     light, dark = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert light < 300 < dark, colours
+
+
+# ---------------------------------------------------------------------------------- the ledger
+LEDGER = "book/ledger.html"
+
+
+def shown(visit):
+    """The ids of the rows and of the sections that can be seen, and what the live region says."""
+    rows = visit.page.locator("article table tbody tr:visible td:first-child a").all_inner_texts()
+    sections = visit.page.locator("#claim-by-claim section:visible > :is(h3, h4) code").all_inner_texts()
+    return rows, sections, visit.page.locator("#ledger-count").inner_text()
+
+
+def claims():
+    return {row["id"]: row for row in json.loads((SITE / "book" / "claims.json").read_text(encoding="utf-8"))}
+
+
+def expected(match):
+    """Leaves that match, and the statements that they are parts of."""
+    rows = claims()
+    leaves = [name for name, row in rows.items() if not row["parts"] and match(row)]
+    return [name for name in rows if name in leaves or any(leaf.startswith(name + "/") for leaf in leaves)], len(leaves)
+
+
+def test_the_filter_shows_what_is_asked_for_by_keyboard_and_keeps_it_in_the_address(browser, base):
+    total = sum(not row["parts"] for row in claims().values())
+    with Visit(browser, base, LEDGER) as visit:
+        assert shown(visit)[2] == f"{total} of {total} statements shown"
+        visit.page.get_by_role("checkbox", name="false as stated").focus()
+        visit.page.keyboard.press("Space")
+        names, count = expected(lambda row: row["verdict"] == "false as stated")
+        assert shown(visit) == (names, names, f"{count} of {total} statements shown") and 0 < count < total
+        visit.page.get_by_role("combobox", name="Section").select_option("App. K")
+        names, count = expected(lambda row: row["verdict"] == "false as stated" and row["section"] == "App. K")
+        assert shown(visit) == (names, names, f"{count} of {total} statements shown") and count
+        address = visit.page.url
+        assert "verdict=false+as+stated&section=App.+K" in address
+        visit.page.get_by_role("searchbox", name="Words").fill("no statement has these words")
+        assert shown(visit) == ([], [], f"0 of {total} statements shown")
+        visit.page.get_by_role("button", name="Show all").click()
+        visit.page.wait_for_function("document.querySelector('article tbody tr').hidden === false")
+        assert len(shown(visit)[0]) == len(claims())
+        assert not visit.complaints
+    with Visit(browser, base, address.removeprefix(f"{base}/")) as visit:
+        assert shown(visit) == (names, names, f"{count} of {total} statements shown")
+        assert visit.page.get_by_role("checkbox", name="false as stated").is_checked()
+        hidden = next(name for name in claims() if name not in names)  # a link to it must lead to it
+        visit.page.evaluate("anchor => { location.hash = anchor }", f"claim-{hidden.replace('/', '-')}")
+        visit.page.wait_for_function("document.querySelector('article tbody tr').hidden === false")
+        assert hidden in shown(visit)[1]
+
+
+def test_without_javascript_the_ledger_is_whole_and_has_no_dead_filter(browser, base):
+    with Visit(browser, base, LEDGER, javascript=False) as visit:
+        assert not visit.page.locator("#ledger-filter").is_visible()
+        assert visit.page.locator("article table tbody tr:visible").count() == len(claims())
+
+
+def test_a_node_in_focus_lights_what_it_carries(browser, base):
+    rows = claims()
+    carries = {
+        name: {c.split("/")[0] for n in (name, *row["parts"]) for c in rows[n]["carries"]} for name, row in rows.items()
+    }
+    start = max((name for name in rows if "/" not in name), key=lambda name: len(carries[name]))
+    reached, todo = {start}, [start]
+    while todo:
+        new = carries[todo.pop()] - reached
+        reached |= new
+        todo += new
+    with Visit(browser, base, LEDGER, viewport=PHONE) as visit:
+        visit.page.locator(f'.graph [data-claim="{start}"]').focus()
+        lit = visit.page.locator(".graph .node.on").evaluate_all("nodes => nodes.map(n => n.dataset.claim)")
+        assert set(lit) == reached and 1 < len(lit) < visit.page.locator(".graph .node").count()
+        box = visit.page.locator(".graph").bounding_box()
+        assert box["x"] + box["width"] <= PHONE["width"], "the graph scrolls in its own box"

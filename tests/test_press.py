@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import HEADER
 
-from press import BookError, chapters, ledger, notebooks, repository
+from press import BookError, chapters, ledger, notebooks, pages, repository
 from press.plain import Plain
 
 
@@ -186,7 +186,8 @@ def test_what_has_no_plain_form_is_refused(plain, myst):
 
 # ------------------------------------------------------------------------------------- ledger
 ENTRY = {"title": "T", "restated": "r", "reading": "same"}
-CORRECTED = ENTRY | {"reading": "corrected", "printed": "p", "where": "w", "kind": "misprint", "why": "y"}
+CORRECTED = ENTRY | {"reading": "corrected", "printed": "p", "where": "§3.1", "kind": "misprint", "why": "y"}
+CORRECTED["counterexample"] = "c"
 
 
 def record(claim="a", announced="holds", statement="restated", what=None, identity=True):
@@ -225,7 +226,7 @@ SUPPORT, CONTROL, REFUTED = record(), record(announced="fails"), record(announce
 def test_the_verdict_follows_from_the_checks(monkeypatch, tmp_path, entry, outputs, verdict):
     claim = judged(monkeypatch, tmp_path, {"a": entry}, *outputs)["a"]
     assert claim.verdict == verdict
-    assert verdict in ledger.as_myst([claim])
+    assert verdict in pages.ledger([claim])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,11 @@ def test_the_verdict_follows_from_the_checks(monkeypatch, tmp_path, entry, outpu
         (ENTRY | {"reading": "perhaps"}, [], "a in .*: reading must be one of"),
         (ENTRY | {"restated": ""}, [], "a in .* lacks restated"),
         ({k: v for k, v in CORRECTED.items() if k != "why"}, [], "a in .* lacks why"),
+        ({k: v for k, v in CORRECTED.items() if k != "counterexample"}, [], "a in .* lacks counterexample"),
         (CORRECTED | {"kind": "slip"}, [], "a in .*: kind must be one of"),
+        (CORRECTED | {"where": "Theorem 1"}, [], "a in .*: where names no section of the paper, got 'Theorem 1'"),
+        (ENTRY | {"uses": ["c"]}, [], "a in .* uses 'c', which is not in book/claims/"),
+        (ENTRY | {"uses": ["a"]}, [], "a in .* rests on itself: a uses a"),
     ],
 )
 def test_a_registry_and_checks_that_do_not_fit_are_refused(monkeypatch, tmp_path, entry, outputs, complaint):

@@ -9,13 +9,16 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, SITE, site_pages
 
-LEFTOVER = re.compile(r"\{(?:prf:ref|cite:?[pt]?|numref|ref|eq|doc)\}`|@REPO_URL@|<!-- ledger -->|^:::", re.M)
+LEFTOVER = re.compile(
+    r"\{(?:prf:ref|cite:?[pt]?|numref|ref|eq|doc)\}`|@REPO_URL@|<!-- (?:ledger|errata) -->|^:::", re.M
+)
 SHARED = (
     "exercise-content",
     "solution-content",
     "proof-content",
 )  # sphinx-proof and sphinx-exercise; no link uses them
 NOT_A_NUMBER = re.compile(r"(?<![\w.])-?(?:inf|nan)(?![\w.])")
+LETTERS = "EHCF?"
 LOADED = (("img", "src"), ("script", "src"), ("link", "href"), ("source", "src"), ("iframe", "src"))
 
 
@@ -153,6 +156,39 @@ def test_the_api_page_has_every_public_name_with_its_words_and_formulas(soups):
     assert not re.search(r"\$|:math:|:cite:|``|\\\*", re.sub(r"\\\(.*?\\\)", "", text, flags=re.S))
     assert len(soup.select("article span.math")) > 100
     assert any("2024" in link.get_text() for link in soup.select('article a[href^="references.html#"]'))
+
+
+def test_the_graph_has_the_colours_letters_and_edges_of_the_ledger(soups):
+    rows = {row["id"]: row for row in json.loads((SITE / "book" / "claims.json").read_text(encoding="utf-8"))}
+    kinds = dict(zip(LETTERS, ("exact", "holds", "conditions", "false", "unchecked"), strict=True))
+    verdicts = ("exact", "holds", "holds under added conditions", "false as stated", "not checked")
+    rank = dict(zip(verdicts, LETTERS, strict=True))
+    graph = soups[SITE / "book" / "ledger.html"].select_one(".graph svg")
+    nodes = graph.select("a.node")
+    for node in nodes:
+        row = rows[node["data-claim"]]
+        parts = [rows[part] for part in row["parts"]] or [row]
+        letters = sorted({rank[part["verdict"]] for part in parts}, key=LETTERS.index, reverse=True)
+        assert node.select_one(".letters").get_text() == "".join(letters), row["id"]
+        assert [c for c in node["class"] if c.startswith("node-")] == [f"node-{kinds[letters[0]]}"], row["id"]
+    pairs = {(use.split("/")[0], row["id"].split("/")[0]) for row in rows.values() for use in row["uses"]}
+    pairs = {(a, b) for a, b in pairs if a != b}
+    assert {(edge["data-from"], edge["data-to"]) for edge in graph.select(".edge")} == pairs
+    assert {node["data-claim"] for node in nodes} == {name for pair in pairs for name in pair} and len(pairs) > 20
+
+
+def test_the_errata_have_every_correction_with_its_evidence(soups):
+    rows = json.loads((SITE / "book" / "claims.json").read_text(encoding="utf-8"))
+    wrong = [r for r in rows if not r["parts"] and r["verdict"] in ("false as stated", "holds under added conditions")]
+    soup = soups[SITE / "book" / "errata.html"]
+    for row in wrong:
+        entry = soup.find(id="erratum-claim-" + row["id"].replace("/", "-")).find_parent("section")
+        links = {link["href"].rpartition("#")[2] for link in entry.select("ul.evidence a")}
+        assert links == {k["anchor"] for k in row["checks"] if k["role"] == "check" or k["verdict"] == "fails"} - {
+            k["anchor"] for k in row["checks"] if k["role"] == "control"
+        }, row["id"]
+        assert "Smallest counterexample" in entry.get_text()
+    assert len(soup.select("table tbody tr")) == len(soup.select("ul.evidence")) == len(wrong) > 20
 
 
 def test_no_path_of_a_machine_is_on_a_page():
