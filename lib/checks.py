@@ -228,8 +228,8 @@ class Record:
 
     @property
     def row(self) -> str:
-        """Where its claim stands in the ledger."""
-        return "claim-" + self.claim.replace("/", "-")
+        """Where its claim stands in the ledger; in lower case, as Sphinx writes every anchor."""
+        return "claim-" + self.claim.replace("/", "-").lower()
 
     def page(self, link: str) -> str:
         """What stands inside the element that shows the check on a page; `link` ends the line."""

@@ -233,5 +233,5 @@ def as_json(claims: list[Claim]) -> list[dict]:
 
 
 def label(claim: str) -> str:
-    """Where the claim stands on the ledger's page."""
-    return "claim-" + claim.replace("/", "-")
+    """Where the claim stands on the ledger's page; in lower case, as Sphinx writes every anchor."""
+    return "claim-" + claim.replace("/", "-").lower()

@@ -68,6 +68,14 @@ PAGES = ("small", "ledger", "errata", "open", "references")
 TOC = "format: jb-book\nroot: book/intro\nchapters:\n" + "".join(f"- file: book/{page}\n" for page in PAGES)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Where tests run side by side, a notebook's cells stay together, as do a file's tests; pages may be shared out."""
+    for item in items:
+        if item.path.name != "test_pages.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 def site_pages() -> list[tuple[Path, str]]:
     """Every page of the built site with its text; redirects and the theme's own files left out."""
     if not (SITE / "index.html").is_file():

@@ -182,7 +182,7 @@ def test_the_errata_have_every_correction_with_its_evidence(soups):
     wrong = [r for r in rows if not r["parts"] and r["verdict"] in ("false as stated", "holds under added conditions")]
     soup = soups[SITE / "book" / "errata.html"]
     for row in wrong:
-        entry = soup.find(id="erratum-claim-" + row["id"].replace("/", "-")).find_parent("section")
+        entry = soup.find(id="erratum-claim-" + row["id"].replace("/", "-").lower()).find_parent("section")
         links = {link["href"].rpartition("#")[2] for link in entry.select("ul.evidence a")}
         assert links == {k["anchor"] for k in row["checks"] if k["role"] == "check" or k["verdict"] == "fails"} - {
             k["anchor"] for k in row["checks"] if k["role"] == "control"
