@@ -11,6 +11,7 @@ Shelves, where each function stands alone and is read when it is needed:
 
 * ``data``        planted problems whose irrelevant inputs are irrelevant to rounding; ``downloads`` fetches real ones
 * ``theory``      the closed forms that chapters compare with, one function per formula
+* ``figures``      the data, networks and units of the paper's figures
 * ``sharpness``   largest eigenvalue of the Hessian, over all data and over batches
 
 Behind the engine: ``routes`` takes the steps, by torch or by the machine code of ``compiled``.
