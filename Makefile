@@ -20,7 +20,7 @@ book: environment       ## run the chapters and build the site in _build/html
 	@$(RUN) -m press build
 
 test: book              ## build, then all tests: the code, the notebooks' outputs, the pages in a browser
-	@$(RUN) -m pytest -n logical --dist loadgroup
+	@$(RUN) -m pytest -n logical
 
 notebooks: environment  ## run the chapters and store their outputs in book/*.ipynb (CHAPTERS=book/NAME.md for some)
 	@$(RUN) -m press notebooks $(CHAPTERS)

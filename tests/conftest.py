@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
@@ -68,12 +69,16 @@ PAGES = ("small", "ledger", "errata", "open", "references")
 TOC = "format: jb-book\nroot: book/intro\nchapters:\n" + "".join(f"- file: book/{page}\n" for page in PAGES)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Where tests run side by side, a notebook's cells stay together, as do a file's tests; pages may be shared out."""
-    for item in items:
-        if item.path.name != "test_pages.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+class SharedPages(LoadScopeScheduling):
+    """A file's tests and a notebook's cells stay with one worker; pages in the browser, the longest, are shared out."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.endswith("test_pages.py") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return SharedPages(config, log)
 
 
 def site_pages() -> list[tuple[Path, str]]:
