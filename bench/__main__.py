@@ -5,6 +5,8 @@ the median and the extremes over rounds. In a round every contender of a case wo
 after the other in one process, so that what else the machine does meets all of them. A table follows: run-steps per
 second, and the share of this machine's speed in matrix products that a step's operations (`cases.flops`) make.
 Seconds are of processor time, except between one job and two.
+
+`figure-11` is no race in rounds: the engine takes all of that figure's steps once, some two minutes.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import torch
 from tqdm import tqdm
 
 from bench.cases import CASES, Case, Contender, check
+from bench.figure11 import figure_11
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_CALL = "first-call"
+FIRST_CALL, FIGURE_11 = "first-call", "figure-11"
 Rates = dict[str, list[float]]  # contender -> run-steps per second in each round
 
 
@@ -114,8 +117,11 @@ def first_call_line() -> str:
     return f"first call of train: {empty:.1f} s with an empty compiler cache, {full:.2f} s with a full one"
 
 
-def run(names: list[str], *, seconds: float, rounds: int) -> None:
-    """Run the cases of these names, print the ratios as they come and the table at the end."""
+def run(names: list[str], *, seconds: float, rounds: int, share: float) -> None:
+    """Run the cases of these names, print the ratios as they come and the table at the end.
+
+    `share` is the part of Figure 11 that the engine takes.
+    """
     peak, table = matrix_product_speed(), []
     print(f"float64 matrix products on one thread: {peak / 1e9:.1f} Gflop/s", flush=True)
     with tqdm(total=len(names) * rounds, file=sys.stderr, disable=None, unit="round") as bar:
@@ -123,6 +129,9 @@ def run(names: list[str], *, seconds: float, rounds: int) -> None:
             bar.set_description(name)
             if name == FIRST_CALL:
                 lines = [first_call_line()]
+                bar.update(rounds)
+            elif name == FIGURE_11:
+                lines = figure_11(share=share)
                 bar.update(rounds)
             else:
                 case = CASES[name]()
@@ -138,7 +147,7 @@ def run(names: list[str], *, seconds: float, rounds: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run what it asks for."""
-    every = [*CASES, FIRST_CALL]
+    every = [*CASES, FIRST_CALL, FIGURE_11]
     parser = argparse.ArgumentParser(prog="python -m bench", description="Time the engine against ordinary loops.")
     parser.add_argument("names", nargs="*", metavar="CASE", help=f"some of: {', '.join(every)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer steps and rounds; the numbers mean little")
@@ -147,7 +156,9 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in every:
             parser.error(f"CASE must be one of {', '.join(every)}, got {name!r}")
     torch.set_num_threads(1)
-    effort = {"seconds": 0.05, "rounds": 3} if chosen.quick else {"seconds": 0.3, "rounds": 7}
+    effort = (
+        {"seconds": 0.05, "rounds": 3, "share": 0.01} if chosen.quick else {"seconds": 0.3, "rounds": 7, "share": 1}
+    )
     run(chosen.names or every, **effort)
 
 

@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import __main__ as clock
-from bench import cases
+from bench import cases, figure11
 from bench.cases import CASES, Case, Contender, check, engine, flat, flops, linear, twin
+from lib.figures import figure_data
 from lib.models import ReLU
 from lib.optimizers import Diverged
 
@@ -256,10 +257,42 @@ def test_a_quick_run_prints_lines_that_parse_and_the_engine_wins(capsys):
 def test_an_unknown_case_is_refused_with_the_names_that_there_are(capsys):
     with pytest.raises(SystemExit):
         clock.main(["linear-b2"])
-    assert re.search(r"CASE must be one of linear-b1, .*first-call, got 'linear-b2'", capsys.readouterr().err)
+    assert re.search(r"CASE must be one of linear-b1, .*first-call, figure-11, got 'linear-b2'", capsys.readouterr().err)
 
 
 def test_a_wrong_rival_stops_the_benchmark(monkeypatch):
     monkeypatch.setitem(cases.LOOPS, "plain", unhalved)
     with pytest.raises(ArithmeticError, match="the plain loop"):
         clock.run(["linear-b1"], seconds=0.01, rounds=1)
+
+
+# ------------------------------------------------------------------------------------ Figure 11
+def test_figure_11_is_24_million_steps_of_the_paper_s_settings():
+    kinds = figure11.kinds(10_000)
+    assert sum(kind.steps * kind.runs for kind in kinds) == 3 * (4 * 10 * 200_000 + 20_000)
+    assert [kind.batch_size for kind in kinds] == [512, 128, 32, 1, 10_000]
+
+
+@pytest.mark.parametrize("kind", figure11.kinds(10_000), ids=lambda kind: str(kind.batch_size))
+def test_figure_11_s_loop_takes_the_engine_s_steps(kind):
+    X, y = figure_data("linear")
+    # torch adds 1e-6 to a norm of 1 to 10^3 before it cuts: ten steps of length 0.1 leave 1e-6 at most
+    assert figure11.check(kind, X, y, bound=1e-6) <= 1e-6
+
+
+def test_a_loop_that_does_not_clip_is_not_raced_in_figure_11(monkeypatch):
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, norm: None)
+    X, y = figure_data("linear")
+    with pytest.raises(ArithmeticError, match="the ordinary loop and the engine differ"):
+        figure11.check(figure11.kinds(10_000)[2], X, y)
+
+
+def test_figure_11_s_line_says_how_much_was_run(monkeypatch):
+    few = [figure11.Kind(512, 100, 3, 3), figure11.Kind(10_000, 100, 3, 2)]
+    monkeypatch.setattr(figure11, "kinds", lambda n: few)
+    line, *rows = figure11.figure_11(share=0.5)
+    ratio = re.match(
+        r"bench figure-11/engine/ordinary ratio (\d+)  \(0.0 million steps, of which the engine took 0.5:", line
+    )
+    assert int(ratio[1]) > 1, line
+    assert len(rows) == 2 and "batch  512: 3 runs of 100 steps" in rows[0] and "(from 2 steps)" in rows[1]
