@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lib.data import TARGETS, paper_recipe
 from lib.models import DeepLinear, ReLU, with_parameters
-from lib.optimizers import check_choice
 from lib.support import irrelevant_norm
 
 WIDTHS = (15, 15, 15, 15, 1)
@@ -33,7 +32,8 @@ def figure_size() -> str:
         ValueError: if BOOK_SIZE is neither.
     """
     size = os.environ.get("BOOK_SIZE", SIZES[0])
-    check_choice("BOOK_SIZE", size, SIZES)
+    if size not in SIZES:
+        raise ValueError(f"BOOK_SIZE must be one of {SIZES}, got {size!r}")
     return size
 
 
@@ -42,7 +42,8 @@ def figure_data(outer: str, *, sigma: float = 0.001) -> tuple[Tensor, Tensor]:
 
     Source: Appendix C.1 of [beneventano2024support]; `sigma` and numpy's seed 0 are the published code's.
     """
-    check_choice("outer", outer, tuple(TARGETS))
+    if outer not in TARGETS:
+        raise ValueError(f"outer must be one of {tuple(TARGETS)}, got {outer!r}")
     return paper_recipe(5000, WIDTHS[0], 5, TARGETS[outer], sigma=sigma, numpy_seed=0)
 
 

@@ -1,6 +1,7 @@
 """``python -m press build | notebooks [--check] [CHAPTER ...] | check [--list] [ID ...] | stamp``"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("stamp", help="write the repository's URL into README.md and CITATION.cff")
     chosen = parser.parse_args(arguments)
     try:
+        if os.environ.get("BOOK_SIZE", "fast") not in ("fast", "paper"):
+            raise BookError(f"BOOK_SIZE must be 'fast' or 'paper', got {os.environ['BOOK_SIZE']!r}")
         if chosen.command == "build":
             from press.build import build
 

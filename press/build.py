@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from press import ROOT, BookError, ledger, repository
+from lib.figures import figure_size
+from press import ROOT, BookError, gallery, ledger, repository
 from press.chapters import chapters
 from press.execute import ANSI, executed
 
@@ -43,7 +44,10 @@ def build() -> None:
         shutil.rmtree(old, ignore_errors=True)
     from press.extension import read_for_page  # Sphinx takes seconds to import
 
-    ledger.ledger(executed(chapters(repository.url()), read_for_page))
+    notebooks = executed(chapters(repository.url()), read_for_page)
+    ledger.ledger(notebooks)
+    if figure_size() == "paper":
+        gallery.write_times(gallery.exhibits(notebooks))
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),
         "build",

@@ -100,6 +100,11 @@ def libraries(chapter: Chapter) -> list[Path]:
     return sorted(seen)
 
 
+def has_sizes(chapter: Chapter) -> bool:
+    """Whether the chapter's figures are run at one of two sizes."""
+    return any("figure_size()" in code for code in chapter.code())
+
+
 def fingerprint(chapter: Chapter) -> str:
     """Changes when anything changes that can change the chapter's outputs."""
     digest = hashlib.sha256(platform.python_version().encode())

@@ -2,7 +2,8 @@
 
 The store is `_build/executed/NAME.FINGERPRINT.ipynb`. A file appears there only when its chapter
 ran to its end, in one rename, so an interrupted build leaves nothing half done; and its name
-changes with the chapter's code and with every module of `lib/` that the code reaches.
+changes with the chapter's code and with every module of `lib/` that the code reaches. Figures at the
+paper's size (`BOOK_SIZE=paper`) are kept beside those of the book's.
 """
 
 import asyncio
@@ -17,12 +18,13 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
 
+from lib.figures import figure_size
 from press import ROOT, BookError
-from press.chapters import Chapter, fingerprint
+from press.chapters import Chapter, fingerprint, has_sizes
 
 STORE = ROOT / "_build" / "executed"
 LOG = ROOT / "_build" / "kernels.log"
-TIMEOUT = 300  # seconds a cell; on the page a slider's cell draws every position
+TIMEOUT = {"fast": 300, "paper": 3600}  # seconds a cell; on the page a slider's cell draws every position
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # one thread per kernel: for small tensors more are slower, and chapters run side by side
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -55,7 +57,7 @@ def _complain(chapter: Chapter, cell) -> None:
 async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asyncio.Semaphore) -> None:
     client = NotebookClient(
         notebook,
-        timeout=TIMEOUT,
+        timeout=TIMEOUT[figure_size()],
         kernel_name="python3",
         store_widget_state=False,
         record_timing=False,
@@ -63,11 +65,15 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
         resources={"metadata": {"path": str((ROOT / chapter.path).parent)}},
     )
 
-    def count(**_):
+    def count(cell_index, **_):
         # processor time: on one thread it is what an idle machine's clock would say, and a busy one's does not
-        spent = psutil.Process(client.km.provisioner.pid).cpu_times()
-        notebook.metadata["seconds"] = spent.user + spent.system + spent.children_user + spent.children_system
+        times = psutil.Process(client.km.provisioner.pid).cpu_times()
+        total = times.user + times.system + times.children_user + times.children_system
+        notebook.metadata["cell_seconds"][str(cell_index)] = total - notebook.metadata["seconds"]
+        notebook.metadata["seconds"] = total
         bar.update()
+
+    notebook.metadata["seconds"], notebook.metadata["cell_seconds"] = 0.0, {}
 
     client.on_cell_executed = count
     async with gate:
@@ -83,7 +89,7 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
                 raise BookError(f"{chapter.path}: {ANSI.sub('', str(error))}") from error
             raise _fail(chapter, cell, f"{error.ename}: {ANSI.sub('', error.evalue)}") from error
         except CellTimeoutError as error:
-            raise BookError(f"{chapter.path}: a cell ran longer than {TIMEOUT} s") from error
+            raise BookError(f"{chapter.path}: a cell ran longer than {TIMEOUT[figure_size()]} s") from error
         except (DeadKernelError, RuntimeError) as error:
             raise BookError(f"{chapter.path}: its kernel died or did not start ({error}); see {LOG}") from error
     for cell in notebook.cells:
@@ -93,7 +99,7 @@ async def _run(chapter: Chapter, notebook, static: bool, bar: tqdm, gate: asynci
 
 def run(jobs: list[tuple[Chapter, nbformat.NotebookNode]], *, static: bool) -> None:
     """Execute notebooks in place, in the folder of their chapter; their metadata says how many `seconds` of one
-    core it took.
+    core it took, and each of its cells (`cell_seconds`, by the cell's number).
 
     Args:
         jobs: chapters with the notebooks to run; the notebooks receive the outputs.
@@ -125,7 +131,8 @@ def run(jobs: list[tuple[Chapter, nbformat.NotebookNode]], *, static: bool) -> N
 
 
 def _place(chapter: Chapter) -> Path:
-    return STORE / f"{chapter.name}.{fingerprint(chapter)}.ipynb"
+    size = "-paper" if has_sizes(chapter) and figure_size() == "paper" else ""
+    return STORE / f"{chapter.name}{size}.{fingerprint(chapter)}.ipynb"
 
 
 def executed(chapters: list[Chapter], read) -> dict[str, nbformat.NotebookNode]:
@@ -143,9 +150,10 @@ def executed(chapters: list[Chapter], read) -> dict[str, nbformat.NotebookNode]:
     STORE.mkdir(parents=True, exist_ok=True)
     run(stale, static=True)
     for chapter, notebook in stale:
-        for old in STORE.glob(f"{chapter.name}.*.ipynb"):
+        name = places[chapter].name.partition(".")[0]
+        for old in STORE.glob(f"{name}.*.ipynb"):
             old.unlink()
-        part = STORE / f".{chapter.name}.part"
+        part = STORE / f".{name}.part"
         nbformat.write(notebook, part)
         part.replace(places[chapter])
     return {c.path.with_suffix("").as_posix(): nbformat.read(place, as_version=4) for c, place in places.items()}

@@ -13,13 +13,18 @@ from myst_parser.config.main import MdParserConfig
 from sphinx.errors import ExtensionError
 
 from lib.checks import MIME
-from press import ROOT, BookError, icons, ledger, repository
+from press import ROOT, BookError, gallery, icons, ledger, repository
 from press import pages as computed
 from press.chapters import Chapter, chapters
 from press.execute import executed
 from press.notebooks import seconds
 
-COMPUTED = {"<!-- ledger -->": computed.ledger, "<!-- errata -->": computed.errata}  # where a page holds such a line
+# what stands where a page holds such a line
+COMPUTED = {
+    "<!-- ledger -->": lambda app: computed.ledger(app.book_ledger),
+    "<!-- errata -->": lambda app: computed.errata(app.book_ledger),
+    "<!-- gallery -->": lambda app: app.book_gallery,
+}
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
@@ -47,6 +52,7 @@ def _prepare(app, config):
         found = chapters(url)
         notebooks = executed(found, read_for_page)
         app.book_ledger = ledger.ledger(notebooks)
+        app.book_gallery = gallery.gallery(gallery.exhibits(notebooks), app.book_ledger)
     except BookError as error:
         raise ExtensionError(str(error)) from error
     pages = dict(zip(notebooks, found, strict=True))
@@ -62,14 +68,14 @@ def _prepare(app, config):
         get_cache(str(cache)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
     config.nb_execution_cache_path = str(cache)
     # Sphinx re-reads every page when one of these changes
-    config.book_state = url + json.dumps([ledger.as_json(app.book_ledger), app.book_costs])
+    config.book_state = url + json.dumps([ledger.as_json(app.book_ledger), app.book_costs, app.book_gallery])
 
 
 def _fill_in(app, page, source):
     text = source[0].replace(repository.TOKEN, repository.url())
     for mark, write in COMPUTED.items():
         if mark in text:
-            text = text.replace(mark, write(app.book_ledger))
+            text = text.replace(mark, write(app))
     if cost := app.book_costs.get(page):
         text = re.sub(r"^# .+$", rf"\g<0>\n\n:::{{container}} cost\n{cost}\n:::", text, count=1, flags=re.M)
     source[0] = text

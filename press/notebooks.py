@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 
+from lib.figures import figure_size
 from press import ROOT, BookError
 from press.chapters import Chapter, chapters, pages
 from press.execute import run
@@ -110,7 +111,13 @@ def picture(executed: nbformat.NotebookNode) -> bytes | None:
 
 
 def write(paths: list[Path]) -> None:
-    """Run chapters with live sliders and store their outputs as the new reference."""
+    """Run chapters with live sliders and store their outputs as the new reference.
+
+    Raises:
+        BookError: if a cell fails, or the environment asks for figures at the paper's size.
+    """
+    if figure_size() != "fast":
+        raise BookError("BOOK_SIZE must be 'fast' or unset for notebooks, whose stored outputs are the book's size")
     plain = _plain()
     jobs = [(c, notebook(c, plain)) for c in _chosen(paths)]
     run(jobs, static=False)

@@ -15,7 +15,7 @@ def _badge(verdict: str) -> str:
     return f'<span class="verdict verdict-{CLASSES[verdict]}">{html.escape(verdict)}</span>'
 
 
-def _badges(claim: Claim) -> str:
+def badges(claim: Claim) -> str:
     """The claim's verdict, or how many of its parts have which."""
     if not claim.parts:
         return _badge(claim.verdict)
@@ -37,7 +37,7 @@ def _list(checks: list[Check]) -> list[str]:
 
 # ---------------------------------------------------------------------------------- the ledger
 def _links(word: str, claims: list[Claim]) -> list[str]:
-    named = ", ".join(f"[`{c.id}`](#{label(c.id)}) {_badges(c)}" for c in claims)
+    named = ", ".join(f"[`{c.id}`](#{label(c.id)}) {badges(c)}" for c in claims)
     return [f"**{word}**: {named}", ""] if claims else []
 
 
@@ -47,7 +47,7 @@ def _section(claim: Claim) -> str:
         f"({label(claim.id)})=",
         f"{'####' if part else '###'} `{claim.id}` {entry['title']}",
         "",
-        _badges(claim),
+        badges(claim),
         "",
     ]
     where = f" in version 1, {entry['where']}" if entry.get("where") else ""
@@ -96,7 +96,7 @@ def ledger(claims: list[Claim]) -> str:
     text = [f"**{len(rows)} statements, {checks} checks**: {found}", "", *_filter(rows)]
     text += ["| claim | section | statement and verdict |", "|---|---|---|"]
     for c in claims:
-        text.append(f"| [`{c.id}`](#{label(c.id)}) | {c.section} | {c.entry['title']}<br>{_badges(c)} |")
+        text.append(f"| [`{c.id}`](#{label(c.id)}) | {c.section} | {c.entry['title']}<br>{badges(c)} |")
     if any(c.uses for c in claims):
         text += ["", "## What rests on what", "", *draw(claims, CLASSES)]
     text += ["", "## Claim by claim", ""]
