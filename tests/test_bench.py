@@ -263,7 +263,7 @@ def test_an_unknown_case_is_refused_with_the_names_that_there_are(capsys):
 def test_a_wrong_rival_stops_the_benchmark(monkeypatch):
     monkeypatch.setitem(cases.LOOPS, "plain", unhalved)
     with pytest.raises(ArithmeticError, match="the plain loop"):
-        clock.run(["linear-b1"], seconds=0.01, rounds=1)
+        clock.run(["linear-b1"], seconds=0.01, rounds=1, share=0.01)
 
 
 # ------------------------------------------------------------------------------------ Figure 11
