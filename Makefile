@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help book test notebooks check bench lint serve stamp clean environment
+.PHONY: help book test figures notebooks check bench lint serve stamp clean environment
 
 help:       ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ book: environment       ## run the chapters and build the site in _build/html
 
 test: book              ## build, then all tests: the code, the notebooks' outputs, the pages in a browser
 	@$(RUN) -m pytest -n logical
+
+figures: environment    ## as `make book`, with the paper's figures at the paper's size (minutes; kept until their code changes)
+	@BOOK_SIZE=paper $(RUN) -m press build
 
 notebooks: environment  ## run the chapters and store their outputs in book/*.ipynb (CHAPTERS=book/NAME.md for some)
 	@$(RUN) -m press notebooks $(CHAPTERS)

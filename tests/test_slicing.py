@@ -151,6 +151,9 @@ QUICK = {
     "fully-connected": "k4-fc",
     "weight-decay": "prop9/threshold",
     "relu": "appJ-argument/eq20",
+    "figures": "fig11/decay",
+    "figures-sine": "fig14/decay",
+    "clipping": "clip-threshold",
 }
 
 
