@@ -69,9 +69,9 @@ def mnist(n: int, *, split: str, source: Source = MNIST, folder: Path | None = N
         ValueError: if `split` is unknown or has fewer than `n` examples.
     """
     part = _part(split, {"train": "train", "test": "t10k"})
-    with gzip.open(_fetch(source, f"{part}-labels-idx1-ubyte.gz", folder)) as file:
+    with gzip.open(fetch(source, f"{part}-labels-idx1-ubyte.gz", folder)) as file:
         labels = np.frombuffer(file.read(), np.uint8, offset=8)  # after a magic number and the count
-    with gzip.open(_fetch(source, f"{part}-images-idx3-ubyte.gz", folder)) as file:
+    with gzip.open(fetch(source, f"{part}-images-idx3-ubyte.gz", folder)) as file:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16)  # after these, rows and columns
     return _first(n, pixels.reshape(len(labels), -1), labels)
 
@@ -82,7 +82,7 @@ def cifar10(n: int, *, split: str, source: Source = CIFAR10, folder: Path | None
     Arguments and errors as in `mnist`, with 50,000 and 10,000 examples; pixels have shape (n, 3072).
     """
     names = _part(split, {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]})
-    with tarfile.open(_fetch(source, "cifar-10-binary.tar.gz", folder)) as archive:
+    with tarfile.open(fetch(source, "cifar-10-binary.tar.gz", folder)) as archive:
         rows = b"".join(archive.extractfile(f"cifar-10-batches-bin/{name}").read() for name in names)
     table = np.frombuffer(rows, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # a row is a label and its pixels
     return _first(n, table[:, 1:], table[:, 0])
@@ -100,8 +100,12 @@ def _first(n: int, pixels: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tens
     return torch.from_numpy(pixels[:n] / 255), torch.from_numpy(np.eye(10)[labels[:n]])
 
 
-def _fetch(source: Source, name: str, folder: Path | None) -> str:
-    """Path of a verified file, which is downloaded if the cache does not hold it."""
+def fetch(source: Source, name: str, folder: Path | None) -> str:
+    """Path of a verified file of `source`, which is downloaded if the cache does not hold it.
+
+    Raises:
+        Unavailable: if not asked for, or for want of a network, a package or the right checksum.
+    """
     if os.environ.get(ASK) != "1":
         raise Unavailable(f"{source.name} was not asked for: set {ASK}=1 to download it. {STAND_IN}")
     size, checksum = source.files[name]
