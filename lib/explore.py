@@ -25,12 +25,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import matplotlib
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 # One colour per algorithm through the whole book; each has a contrast of 3:1 or more on both
@@ -65,6 +67,7 @@ STYLE = {
     "svg.id": None,
     "axes.prop_cycle": cycler(color=[c for c in COLOURS.values() if c != INK]),
 }
+SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS["subsets"], "#80808000", COLOURS["iid"]])  # 0 is clear
 PANEL = (4.6, 3.4)  # inches: two stand side by side on a desktop, one fills a phone's width
 MAX_POSITIONS = 200  # of one slider figure on the static page: its size and build time
 
@@ -389,6 +392,42 @@ def _live(canvas: Canvas, alt: str, sliders: dict[str, Slider]) -> tuple[dict, s
     # by hand, since ipywidgets 7 (Colab) has no _repr_mimebundle_
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}, sentence, box
+
+
+def heat_maps(ax: Axes, matrices: Sequence, titles: Sequence[str], *, columns: int, limit: float) -> None:
+    """Matrices side by side on one pair of axes: negative entries green, positive ones purple, zero clear.
+
+    Args:
+        ax: empty axes, which lose ticks and grid.
+        matrices: arrays or tensors of one shape (rows, columns), filled in row by row.
+        titles: a title above each.
+        columns: matrices to a row.
+        limit: size of an entry at which its colour is strongest.
+
+    Raises:
+        ValueError: if the matrices are not of one shape, have not one title each, or `columns` or
+            `limit` is not positive.
+    """
+    shapes = {tuple(matrix.shape) for matrix in matrices}
+    if len(shapes) != 1 or len(size := shapes.pop()) != 2:
+        raise ValueError(f"matrices must have one shape (rows, columns), got {[tuple(m.shape) for m in matrices]}")
+    if len(titles) != len(matrices):
+        raise ValueError(f"titles must have one for each of the {len(matrices)} matrices, got {len(titles)}")
+    if columns < 1 or not limit > 0:
+        raise ValueError(f"columns and limit must be positive, got {columns} and {limit}")
+    height, width = size
+    down, right = (k + max(3, k / 5) for k in size)  # from one matrix to the next, with room for a title
+    for place, (matrix, title) in enumerate(zip(matrices, titles, strict=True)):
+        left, low = place % columns * right, -(place // columns + 1) * down
+        box = left, left + width, low, low + height
+        ax.imshow(matrix, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="none", extent=box)
+        ax.text(left + width / 2, low + height + 0.4, title, ha="center", va="bottom", fontsize=8)
+        corners = [(0, 2), (1, 2), (1, 3), (0, 3), (0, 2)]
+        ax.plot([box[x] for x, _ in corners], [box[y] for _, y in corners], lw=0.5, color=COLOURS["theory"])
+    rows = math.ceil(len(matrices) / columns)
+    ax.set(xlim=(-1, (columns - 1) * right + width + 1), ylim=(-rows * down - 1, 1), aspect="auto")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
 
 
 def explore(draw: Callable[..., str], *, alt: str, panels: int = 1, **sliders: Slider) -> None:

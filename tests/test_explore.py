@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 from PIL import Image
 
-from lib.explore import COLOURS, INK, MAX_POSITIONS, Canvas, choices, explore, linear
+from lib.explore import COLOURS, INK, MAX_POSITIONS, Canvas, choices, explore, heat_maps, linear
 
 ALT = "two curves that the sliders change"
 SLIDERS = {"eta": linear("learning rate η", 0.0, 0.5, 3), "b": choices("batch size B", (1, 2), start=2)}
@@ -534,3 +534,60 @@ def test_axes_that_draw_adds_are_refused():
 
     with pytest.raises(ValueError, match="draw must paint on the axes it is given, got 1 more"):
         Canvas(twins, 1, "x").layers({"k": 1})
+
+
+# -------------------------------------------------------------------------------------------- heat maps
+def five_maps(shape=(2, 2), **changed):
+    figure, ax = pyplot.subplots()
+    matrices = [np.full(shape, float(k)) for k in range(-2, 3)]
+    heat_maps(ax, **{"matrices": matrices, "titles": list("abcde"), "columns": 3, "limit": 1.0} | changed)
+    pyplot.close(figure)
+    return ax
+
+
+def test_heat_maps_are_filled_in_row_by_row_with_their_titles():
+    ax = five_maps()
+    boxes = [image.get_extent() for image in ax.images]
+    assert [box[0] for box in boxes] == [0, 5, 10, 0, 5] and [box[2] for box in boxes] == [-5] * 3 + [-10] * 2
+    assert all(box[1] - box[0] == box[3] - box[2] == 2 for box in boxes)
+    assert [text.get_text() for text in ax.texts] == list("abcde")
+    assert all(box[0] < text.get_position()[0] < box[1] for box, text in zip(boxes, ax.texts, strict=True))
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert all(left < box[0] and box[1] < right and low < box[2] and box[3] < high for box in boxes)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (30, 2), (20, 60)])
+def test_heat_maps_keep_their_shape_and_do_not_touch(shape):
+    ax = five_maps(shape)
+    boxes = [image.get_extent() for image in ax.images]
+    assert all((box[3] - box[2], box[1] - box[0]) == shape for box in boxes)
+    assert all(boxes[0][1] + 2 < box[0] for box in boxes[1:3]) and boxes[3][3] + 2 < boxes[0][2]
+    assert all(ax.get_xlim()[0] < box[0] and box[1] < ax.get_xlim()[1] for box in boxes)
+    assert all(boxes[k][3] < ax.texts[k].get_position()[1] < boxes[k][3] + 1 for k in range(5))
+
+
+def test_colours_of_heat_maps_say_the_sign_and_end_at_the_limit():
+    def colour(limit, k):
+        image = five_maps(limit=limit).images[k]
+        return tuple(image.cmap(image.norm(image.get_array()))[0, 0])
+
+    assert colour(1.0, 0) == colour(1.0, 1) == matplotlib.colors.to_rgba(COLOURS["subsets"])
+    assert colour(1.0, 4) == colour(1.0, 3) == matplotlib.colors.to_rgba(COLOURS["iid"])
+    assert colour(1.0, 2)[3] < 0.01 < colour(4.0, 3)[3] < colour(2.0, 3)[3] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"matrices": [np.zeros(3)] * 5}, r"^matrices must have one shape \(rows, columns\), got \[\(3,\)"),
+        ({"matrices": [np.zeros((k, k)) for k in range(1, 6)]}, "^matrices must have one shape"),
+        ({"matrices": [], "titles": []}, "^matrices must have one shape"),
+        ({"titles": ["a"]}, "^titles must have one for each of the 5 matrices, got 1"),
+        ({"columns": 0}, "^columns and limit must be positive, got 0 and 1.0"),
+        ({"limit": -1.0}, "^columns and limit must be positive, got 3 and -1.0"),
+        ({"limit": math.nan}, "^columns and limit must be positive, got 3 and nan"),
+    ],
+)
+def test_heat_maps_that_cannot_be_drawn_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        five_maps(**changed)

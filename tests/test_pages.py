@@ -285,9 +285,8 @@ def test_the_start_frame_is_there_without_javascript(browser, base, name):
 @every_slider_page
 def test_figures_follow_the_dark_theme(browser, base, name):
     colours = []
-    with Visit(browser, base, name) as visit:
-        for theme in ("light", "dark"):
-            visit.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    for theme in ("light", "dark"):
+        with Visit(browser, base, name, theme=theme) as visit:
             svg = visit.page.locator(".explore-stage svg").first
             colours.append(svg.evaluate("svg => getComputedStyle(svg).color"))
     light, dark = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
