@@ -37,6 +37,7 @@ class Exhibit:
     stage: str
     caption: str
     seconds: float  # of the cells that compute, not of drawing the sliders' positions
+    has_sizes: bool = False  # whether BOOK_SIZE changes what they compute
 
 
 def _picture(tag: str, page: str, cells: list) -> re.Match:
@@ -55,6 +56,7 @@ def exhibits(notebooks: dict[str, nbformat.NotebookNode]) -> list[Exhibit]:
     """
     found = {}
     for page, notebook in notebooks.items():
+        sizes = any("figure_size()" in cell.source for cell in notebook.cells)
         tagged = {tag: [] for cell in notebook.cells for tag in cell.metadata.get("tags", ()) if TAG.fullmatch(tag)}
         for number, cell in enumerate(notebook.cells):
             for tag in tagged.keys() & set(cell.metadata.get("tags", ())):
@@ -66,7 +68,7 @@ def exhibits(notebooks: dict[str, nbformat.NotebookNode]) -> list[Exhibit]:
             times = notebook.metadata["cell_seconds"]
             seconds = sum(times[str(number)] for number, cell in cells if "explore(" not in cell.source)
             stage = picture["stage"].replace(picture["prefix"], f"{tag}-")  # ids are unique on a page
-            found[tag] = Exhibit(tag, page, picture["prefix"], stage, picture["caption"], seconds)
+            found[tag] = Exhibit(tag, page, picture["prefix"], stage, picture["caption"], seconds, sizes)
     return sorted(found.values(), key=lambda exhibit: int(exhibit.tag.removeprefix("fig")))
 
 
@@ -84,8 +86,8 @@ def about(seconds: float) -> str:
 
 
 def write_times(shown: list[Exhibit]) -> None:
-    """Store what the figures cost in this build, which ran them at the paper's size."""
-    times = {exhibit.tag: about(exhibit.seconds) for exhibit in shown}
+    """Store what the figures that have two sizes cost in this build, which ran them at the paper's."""
+    times = {exhibit.tag: about(exhibit.seconds) for exhibit in shown if exhibit.has_sizes}
     TIMES.write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
 
 

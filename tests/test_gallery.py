@@ -57,6 +57,14 @@ def test_a_size_that_does_not_exist_is_one_clear_line(small_book):
     assert refused.returncode == 1 and "BOOK_SIZE must be 'fast' or unset" in refused.stderr
 
 
+def test_only_figures_with_two_sizes_have_a_time_at_the_papers_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "TIMES", tmp_path / "figures.json")
+    two_sizes = gallery.Exhibit("fig1", "book/c", "x1", "", "", seconds=70.0, has_sizes=True)
+    one_size = gallery.Exhibit("fig2", "book/c", "x2", "", "", seconds=3.0)
+    gallery.write_times([two_sizes, one_size])
+    assert json.loads(gallery.TIMES.read_text()) == {"fig1": "1.5 min"}
+
+
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [([("x = 1", ["fig7"])], "book/c: no cell tagged fig7 shows a figure"), ([("x = 1", ["figure"])], None)],
