@@ -49,11 +49,7 @@ def test_every_badge_has_the_target_it_promises():
 def test_the_notebooks_clone_the_committed_repository():
     for chapter in chapters(repository.committed_url()):
         notebook = json.loads((ROOT / chapter.notebook).read_text(encoding="utf-8"))
-        clones = [
-            cell
-            for cell in notebook["cells"]
-            if "git" in "".join(cell["source"]) and "clone" in "".join(cell["source"])
-        ]
+        clones = [cell for cell in notebook["cells"] if '"git", "clone"' in "".join(cell["source"])]
         assert len(clones) == 1 and f'"{repository.committed_url()}"' in "".join(clones[0]["source"])
 
 

@@ -154,6 +154,9 @@ QUICK = {
     "figures": "fig11/decay",
     "figures-sine": "fig14/decay",
     "clipping": "clip-threshold",
+    "images": "fig7/grey",
+    "frame": "digits-linear-frame/step",
+    "heads": "head-support/rank",
 }
 
 
