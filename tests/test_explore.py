@@ -576,6 +576,20 @@ def test_colours_of_heat_maps_say_the_sign_and_end_at_the_limit():
     assert colour(1.0, 2)[3] < 0.01 < colour(4.0, 3)[3] < colour(2.0, 3)[3] < 1.0
 
 
+@pytest.mark.parametrize(("levels", "mode"), [(65, "P"), (257, "RGBA")])
+def test_images_of_few_colours_have_a_palette_on_the_page_and_no_other_pixel(levels, mode):
+    colours = np.random.default_rng(0).integers(0, 256, (levels, 4), dtype=np.uint8)
+    pixels = colours[np.arange(600).reshape(20, 30) % levels]
+
+    def draw(ax):
+        ax.imshow(pixels, interpolation="none")
+        return "An image."
+
+    (layer,), _ = Canvas(draw, 1, "x").layers({})
+    image = Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]+)"', layer)[1])))
+    assert image.mode == mode and np.array_equal(np.asarray(image.convert("RGBA")), pixels)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
