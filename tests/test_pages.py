@@ -125,6 +125,16 @@ class Visit:
         self.context.close()
 
 
+# axe looks at every token of code: on each page one of a kind, in inputs and in outputs, is enough, and 4 times faster
+TOKENS_ONCE = """() => {
+  const seen = new Set();
+  for (const token of document.querySelectorAll(".highlight span[class]")) {
+    const kind = token.className + " in " + token.closest("div.highlight").parentElement.className;
+    if (seen.has(kind)) token.replaceWith(...token.childNodes);
+    seen.add(kind);
+  }
+  document.querySelectorAll(".highlight pre").forEach(code => code.normalize());
+}"""
 CUT = """() => [...document.querySelectorAll("span.math")].filter(f => f.scrollWidth > f.clientWidth + 1)
   .filter(f => getComputedStyle(f).overflowX !== "auto" || f.tabIndex !== 0).map(f => f.textContent)"""
 ICONS = """() => [...document.querySelectorAll("[class*=fa-], .admonition-title, a, button, summary")]
@@ -132,6 +142,17 @@ ICONS = """() => [...document.querySelectorAll("[class*=fa-], .admonition-title,
   .filter(style => style.fontFamily.includes("Awesome")).map(style => style.content.replaceAll('"', ""))
   .filter(content => content.length === 1).map(content => content.codePointAt(0))"""
 KEPT = {code for path in (SITE / icons.FONTS).glob("*.woff2") for code in TTFont(path).getBestCmap()}
+
+
+def inaccessible(page) -> list[str]:
+    """What axe finds, with every folded solution and hidden cell open, and none of them fading in."""
+    page.add_style_tag(content="* { animation: none !important; transition: none !important }")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(TOKENS_ONCE)
+    pictures = {"exclude": [[".explore-stage svg"]]}  # hidden from screen readers; slow to walk through
+    options = {"resultTypes": ["violations"], "runOnly": RULES}
+    found = Axe().run(page, context=pictures, options=options).response["violations"]
+    return [f"{v['id']}: {[n['target'] for n in v['nodes']][:3]}" for v in found if v["id"] not in THEME]
 
 
 @every_page
@@ -144,14 +165,15 @@ def test_a_page_is_whole_and_accessible(browser, base, name, theme, viewport):
         needed = set(visit.page.evaluate(ICONS))
         assert needed and needed <= KEPT, [hex(code) for code in needed - KEPT]
         assert not visit.complaints, "\n".join(visit.complaints)  # before axe, which fetches styles of its own
-        # every folded solution and hidden cell counts, and none while it fades in
-        visit.page.add_style_tag(content="* { animation: none !important; transition: none !important }")
-        visit.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        pictures = {"exclude": [[".explore-stage svg"]]}  # hidden from screen readers; slow to walk through
-        options = {"resultTypes": ["violations"], "runOnly": RULES}
-        found = Axe().run(visit.page, context=pictures, options=options).response["violations"]
-        wrong = [f"{v['id']}: {[n['target'] for n in v['nodes']][:3]}" for v in found if v["id"] not in THEME]
-        assert not wrong, "\n".join(wrong)
+        assert not (wrong := inaccessible(visit.page)), "\n".join(wrong)
+
+
+def test_a_keyword_of_too_little_contrast_is_found(browser, base):
+    """The control of what axe finds in code of which most tokens are left out."""
+    with Visit(browser, base, "book/two-weights.html", theme="dark") as visit:
+        visit.page.add_style_tag(content=".highlight .k { color: #444 !important }")
+        (wrong,) = inaccessible(visit.page)
+        assert wrong.startswith("color-contrast: [['") and ".k" in wrong
 
 
 def test_without_the_script_the_end_of_a_wide_formula_is_hidden(browser, base):
