@@ -110,14 +110,15 @@ def run(chapter, address, sums, cache, *arguments, changed=()):
 
 
 # Fewer updates than in the chapters: what they find is printed there, not judged, on any data but the digits.
+IMAGES = [("epochs = 24", "epochs = 2"), ("num_steps = 24, 300", "num_steps = 4, 40")]
 HEADS = [("0.05, 0.04, 1500 ", "0.05, 0.04, 150 "), ("num_steps=4000)", "num_steps=40)")]
 
 
 @pytest.mark.parametrize(
     ("chapter", "said", "changed"),
     [
-        ("images", "data: mnist", [("epochs = 24", "epochs = 2")]),
-        ("images", "data: cifar10", [("epochs = 24", "epochs = 2"), ('wanted = "mnist"', 'wanted = "cifar10"')]),
+        ("images", "data: mnist", IMAGES),
+        ("images", "data: cifar10", [*IMAGES, ('wanted = "mnist"', 'wanted = "cifar10"')]),
         ("frame", "data: mnist", []),
         ("heads", "data: CIFAR-10 and a ResNet-18; 950 images, 512 features", HEADS),
     ],
@@ -131,3 +132,9 @@ def test_a_chapter_on_images_runs_on_the_real_formats(served, tmp_path, chapter,
 def test_without_a_network_a_chapter_says_so_and_takes_the_bundled_digits(served, tmp_path, chapter):
     out = run(chapter, "http://127.0.0.1:9/", served[1], tmp_path, "only the data")
     assert "Check the network" in out and "data: the bundled digits" in out
+
+
+def test_a_head_that_diverges_says_after_how_many_steps_at_which_rate(served, tmp_path):
+    fast = HEADS[1:] + [("eta, strong, num_steps = 0.05, 0.04, 1500 ", "eta, strong, num_steps = 100.0, 0.04, 1500 ")]
+    with pytest.raises(AssertionError, match="Diverged: a weight is not finite after [0-9]+ steps at eta = 100.0"):
+        run("heads", "http://127.0.0.1:9/", served[1], tmp_path, changed=fast)
